@@ -127,5 +127,8 @@ def save_checkpoint(folder: Path, networks: Networks, tokenizer: CLIPTokenizer) 
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
+    # transformers loads in the config's dtype unless told; diffusers loads in float32. Make them agree.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes 0600
