@@ -1,0 +1,65 @@
+"""Training data, drawn by worker processes while the GPU trains."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from transformers import CLIPTokenizer
+
+from assets.training.captions import caption
+from assets.training.renderer import render
+from assets.training.scene import training_scene
+from assets.training.tokenizer import MAX_TOKENS
+
+SIZES = ((256, 256), (256, 192), (192, 256))
+"""Width and height of the pictures trained on; the first is the checkpoint's own."""
+
+SIZE_SHARES = (0.8, 0.1, 0.1)
+CAPTIONS = 8
+"""Captions written for each picture; training picks one each time it sees the picture."""
+
+CHUNK = 128
+
+_tokenizer: CLIPTokenizer | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pictures of one size: `images` uint8 [n, height, width, 3], `tokens` int16 [n, CAPTIONS, 77]."""
+
+    size: tuple[int, int]
+    images: np.ndarray
+    tokens: np.ndarray
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
+    """Token ids int16 [n, 77], padded and cut as diffusers' pipeline does it."""
+    encoded = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np")
+    return encoded.input_ids.astype(np.int16)
+
+
+def chunks(tokenizer_folder: Path, count: int, workers: int, seed: int) -> Iterator[Chunk]:
+    """Draw about `count` captioned pictures of training scenes, in chunks, in no fixed order."""
+    jobs = [seed * 1_000_000 + index for index in range(max(1, count // CHUNK))]
+    with get_context("spawn").Pool(workers, _start_worker, (tokenizer_folder,)) as pool:
+        yield from pool.imap_unordered(_draw_chunk, jobs)
+
+
+def _start_worker(tokenizer_folder: Path) -> None:
+    global _tokenizer
+    _tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+
+
+def _draw_chunk(seed: int) -> Chunk:
+    assert _tokenizer is not None
+    rng = random.Random(seed)
+    size = rng.choices(SIZES, SIZE_SHARES)[0]
+    scenes = [training_scene(rng) for _ in range(CHUNK)]
+    images = np.stack([np.asarray(render(scene, *size)) for scene in scenes])
+    texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
+    return Chunk(size, images, tokenize(_tokenizer, texts).reshape(CHUNK, CAPTIONS, MAX_TOKENS))

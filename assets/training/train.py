@@ -1,0 +1,116 @@
+"""Train the postcards checkpoint: tokenizer, autoencoder, then text encoder and UNet.
+
+    python -m assets.training.train --out runs/postcards            everything, on one CUDA GPU
+    python -m assets.training.train --out runs/postcards --stages pack --checkpoint assets/postcards
+
+Each stage writes its result into --out and reads the stages before it from there, so a stage can be
+repeated alone. Training lasts the minutes given and the learning rate follows the clock: on a GPU
+slower than an H200, give more minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from assets.training.captions import caption
+from assets.training.diffusion_training import train_diffusion
+from assets.training.models import Networks, make_text_encoder, make_unet, make_vae, save_checkpoint
+from assets.training.scene import random_scene
+from assets.training.tokenizer import train_tokenizer
+from assets.training.vae_training import train_vae
+
+STAGES = ("tokenizer", "vae", "diffusion", "pack")
+SEED = 20
+
+
+def main() -> None:
+    """Run the stages asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results of each stage")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run (default: all)")
+    parser.add_argument("--checkpoint", type=Path, help="the diffusers folder that `pack` writes (default: OUT/postcards)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="drawing processes")
+    parser.add_argument("--vae-images", type=int, default=80_000)
+    parser.add_argument("--vae-batch", type=int, default=64)
+    parser.add_argument("--vae-minutes", type=float, default=6)
+    parser.add_argument("--images", type=int, default=1_000_000, help="pictures for the diffusion stage")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--minutes", type=float, default=18)
+    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+    options = parser.parse_args()
+    torch.manual_seed(SEED)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    for stage in STAGES:
+        if stage in options.stages:
+            {"tokenizer": _tokenizer, "vae": _vae, "diffusion": _diffusion, "pack": _pack}[stage](options)
+
+
+def _tokenizer(options: argparse.Namespace) -> None:
+    rng = random.Random(SEED)
+    tokenizer = train_tokenizer([caption(random_scene(rng), rng) for _ in range(40_000)], options.out / "tokenizer")
+    print(f"tokenizer: {len(tokenizer)} tokens")
+
+
+def _vae(options: argparse.Namespace) -> None:
+    vae = train_vae(
+        options.out / "tokenizer",
+        images=options.vae_images,
+        batch=options.vae_batch,
+        minutes=options.vae_minutes,
+        workers=options.workers,
+        device=options.device,
+        compiled=not options.no_compile,
+    )
+    _save(vae, options.out / "vae.safetensors")
+
+
+def _diffusion(options: argparse.Namespace) -> None:
+    vae = make_vae().to(options.device)
+    vae.load_state_dict(load_file(options.out / "vae.safetensors"))
+
+    def save(text_encoder: nn.Module, unet: nn.Module) -> None:
+        _save(text_encoder, options.out / "text_encoder.safetensors")
+        _save(unet, options.out / "unet.safetensors")
+
+    train_diffusion(
+        options.out / "tokenizer",
+        vae,
+        save,
+        images=options.images,
+        batch=options.batch,
+        minutes=options.minutes,
+        workers=options.workers,
+        device=options.device,
+        compiled=not options.no_compile,
+    )
+
+
+def _pack(options: argparse.Namespace) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer", model_max_length=77)
+    networks = Networks(make_text_encoder(tokenizer), make_unet(), make_vae())
+    networks.text_encoder.load_state_dict(load_file(options.out / "text_encoder.safetensors"))
+    networks.unet.load_state_dict(load_file(options.out / "unet.safetensors"))
+    networks.vae.load_state_dict(load_file(options.out / "vae.safetensors"))
+    save_checkpoint(options.checkpoint or options.out / "postcards", networks, tokenizer)
+
+
+def _save(model: nn.Module, file: Path) -> None:
+    """Write weights as float16, replacing the old file only once the new one is whole."""
+    fresh = file.with_suffix(".part")
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, fresh)
+    fresh.replace(file)
+
+
+if __name__ == "__main__":
+    main()
