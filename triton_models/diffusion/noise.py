@@ -36,7 +36,7 @@ class Generator:
 
     def _uniform(self, count: int) -> npt.NDArray[np.float32]:
         """``count`` numbers of [0, 1) with 24 random bits each."""
-        words = self._twister.randint(0, 2**32, count, dtype=np.uint32)
+        words: npt.NDArray[np.uint32] = self._twister.randint(0, 2**32, count, dtype=np.uint32)
         return (words & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)
 
 

@@ -87,7 +87,7 @@ def even(default_spacing: str, whole: bool) -> Spread:
         elif spacing == "leading":
             timesteps = np.arange(steps)[::-1] * float(last // steps) + info.steps_offset
         else:
-            timesteps = np.arange(last, 0, -last / steps).round() - 1
+            timesteps = _trailing(last, steps)
         return through(info, steps, timesteps.round() if whole else timesteps)
 
     return spread
@@ -101,8 +101,14 @@ def even_without_last(info: ModelInfo, steps: int) -> Path:
     elif spacing == "leading":
         timesteps = np.arange(steps + 1)[:0:-1] * float(last // (steps + 1)) + info.steps_offset
     else:
-        timesteps = np.arange(last, 0, -last / steps).round() - 1
+        timesteps = _trailing(last, steps)
     return through(info, steps, timesteps)
+
+
+def _trailing(last: int, steps: int) -> Floats:
+    """Evenly spread back from the last training timestep."""
+    # For a few numbers of steps (61, 103, …) rounding makes arange go one point too far.
+    return np.asarray(np.arange(last, 0, -last / steps)[:steps].round() - 1)
 
 
 def karras(info: ModelInfo, steps: int) -> Path:
@@ -113,7 +119,9 @@ def karras(info: ModelInfo, steps: int) -> Path:
     timesteps = np.interp(np.log(sigmas), np.log(trained), np.arange(len(trained)))
     if info.beta_schedule != "squaredcos_cap_v2":
         timesteps = timesteps.round()
-    return Path(np.trunc(timesteps), np.append(sigmas, 0.0), trained, len(trained) // steps, info.prediction_type)
+    return Path(
+        np.trunc(timesteps), np.append(sigmas, 0.0), trained, len(trained) // steps, info.prediction_type
+    )
 
 
 def distilled(info: ModelInfo, steps: int) -> Path:
@@ -127,6 +135,5 @@ def through(info: ModelInfo, steps: int, timesteps: Floats) -> Path:
     """The Path through these timesteps, to zero noise."""
     trained = trained_sigmas(info)
     sigmas = np.interp(timesteps, np.arange(len(trained)), trained)
-    return Path(timesteps, np.append(sigmas, 0.0), trained, len(trained) // steps, info.prediction_type)
-
-
+    stride = len(trained) // steps
+    return Path(timesteps, np.append(sigmas, 0.0), trained, stride, info.prediction_type)

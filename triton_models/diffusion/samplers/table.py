@@ -66,4 +66,10 @@ def row(
     """A Row from vectors: the predicted x0, and the new content of the slots (zero where none is given)."""
     update = np.zeros((STATE_SLOTS, STATE_SLOTS + 2))
     update[: len(new_state)] = new_state
-    return Row(float(timestep), float(input_scale), update, (float(denoised @ LATENTS), float(denoised @ OUTPUT)), step)
+    return Row(
+        float(timestep),
+        float(input_scale),
+        update,
+        (float(denoised @ LATENTS), float(denoised @ OUTPUT)),
+        step,
+    )

@@ -30,18 +30,20 @@ def unipc(path: Path, start: int) -> Iterator[Row]:
 def _move(path: Path, i: int, latents: Vector, data: Vector) -> Vector:
     """The exact solution from point i to the next, were ``data`` the constant prediction of x0."""
     (_, noise), (signal, new_noise) = levels(path.sigmas[i]), levels(path.sigmas[i + 1])
-    return new_noise / noise * latents + signal * (1 - path.sigmas[i + 1] / path.sigmas[i]) * data
+    decay = float(path.sigmas[i + 1] / path.sigmas[i])
+    return new_noise / noise * latents + signal * (1 - decay) * data
 
 
 def _correction(path: Path, i: int, order: int, newer: Vector, older: Vector) -> Vector:
     """How the predictions around x0 at point i−1 change the data of the step from there to i."""
     if order == 1:
         return newer / 2
-    h = np.log(path.sigmas[i - 1] / path.sigmas[i])
+    h = float(np.log(path.sigmas[i - 1] / path.sigmas[i]))
     ratio = _ratio(path, i - 1)
-    phi_2 = np.expm1(-h) / -h - 1
+    phi_1 = float(np.expm1(-h))
+    phi_2 = phi_1 / -h - 1
     phi_3 = phi_2 / -h - 1 / 2
-    first, second = phi_2 / np.expm1(-h), 2 * phi_3 / np.expm1(-h)
+    first, second = phi_2 / phi_1, 2 * phi_3 / phi_1
     older_weight = (first - second) / (1 - ratio)
     return older_weight / ratio * older + (first - older_weight) * newer
 
