@@ -113,7 +113,7 @@ class Studio:
     def _draw(
         self, request: ImageRequest, cancel: threading.Event
     ) -> Generator[Progress, None, tuple[RawResult, float, float]]:
-        """The server's answer, when it was asked and when it came. A server that dies is given one more try."""
+        """The server's answer, when it was asked and when it came. A server that dies gets one more try."""
         try:
             return (yield from self._stream(request, cancel))
         except ServerLostError as lost:

@@ -23,7 +23,7 @@ import numpy as np
 
 from studio import __version__, infotext
 from studio.errors import RequestError, SaveError
-from studio.image import open_image, read_text, write_png
+from studio.image import read_text, write_png
 from studio.request import ImageRequest, ImageResult, Pixels, Span
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,8 @@ class History:
         while len(found) < limit:
             with self._lock:
                 rows = self._rows.execute(
-                    "SELECT * FROM pictures WHERE (made_at, id) < (?, ?) ORDER BY made_at DESC, id DESC LIMIT ?",
+                    "SELECT * FROM pictures WHERE (made_at, id) < (?, ?)"
+                    " ORDER BY made_at DESC, id DESC LIMIT ?",
                     (made_at, row_id, limit),
                 ).fetchall()
             if not rows:
@@ -160,8 +161,8 @@ class History:
         except (OSError, sqlite3.OperationalError) as error:
             logger.warning("The history cannot be written: %s", error)
             self._notice(
-                f"Pictures cannot be saved in {self.data_dir} ({error}). They are shown, and lost when the page is left: "
-                "save them from the page, or choose another folder with STUDIO_DATA."
+                f"Pictures cannot be saved in {self.data_dir} ({error}). They are shown, and lost when the page"
+                " is left: save them from the page, or choose another folder with STUDIO_DATA."
             )
             return _connect(Path(":memory:"))
         except sqlite3.DatabaseError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # 12,000 × 10,000: above any camera's picture, and 360 MB once decoded.
 MAX_PIXELS = 120_000_000
 TEXT_KEY = "parameters"
-# 512² takes 5 ms at level 1 and 40 ms at level 6, for a file 12 % larger (benchmarked on noise-like pictures).
+# Level 6 takes twice as long for a file 14 % smaller (512², smooth with a little noise: 79 ms and 31 ms).
 COMPRESS_LEVEL = 1
 
 
@@ -46,9 +46,14 @@ def read_text(source: Path | bytes) -> str | None:
 
 def fit(pixels: Pixels, width: int, height: int) -> Pixels:
     """Cut the largest centred part that has the asked shape, then resize it (Lanczos) to width × height."""
-    if pixels.shape[:2] == (height, width):
+    rows, columns = pixels.shape[:2]
+    if (rows, columns) == (height, width):
         return pixels
-    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS))
+    kept_rows = min(rows, max(1, round(columns * height / width)))
+    kept_columns = min(columns, max(1, round(rows * width / height)))
+    top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
+    part = Image.fromarray(pixels[top : top + kept_rows, left : left + kept_columns])
+    return np.asarray(part.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def png_bytes(pixels: Pixels, text: str = "") -> bytes:
@@ -84,7 +89,7 @@ def write_png(path: Path, pixels: Pixels, text: str = "") -> None:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
@@ -157,7 +162,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _forget(part: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the folder itself may be what is unwritable
         part.unlink(missing_ok=True)
-    except OSError:
-        pass  # the folder itself may be what is unwritable

@@ -47,7 +47,7 @@ class Recipe:
 
 
 def write(request: ImageRequest, *, seed: int, extras: Mapping[str, str]) -> str:
-    """The text for one picture of ``request``. ``extras`` (non-empty, keys of two letters or more) come last."""
+    """The text for one picture of ``request``. ``extras`` (keys of two letters or more) come last."""
     sampler, schedule = _split_schedule(request.sampler)
     pairs = {
         "Steps": str(request.steps),
