@@ -21,6 +21,7 @@ PREVIEW_PIXELS = 128
 def model_info(checkpoint: Checkpoint, pipeline: Any) -> ModelInfo:
     """What the pipelines need to know, from the checkpoint's own configurations."""
     scheduler = pipeline.scheduler.config
+    unstated = scheduler.get("_use_default_values", [])
     width, height = checkpoint.default_size
     return ModelInfo(
         name=checkpoint.name,
@@ -31,7 +32,8 @@ def model_info(checkpoint: Checkpoint, pipeline: Any) -> ModelInfo:
         beta_end=scheduler.beta_end,
         beta_schedule=scheduler.beta_schedule,
         train_timesteps=scheduler.num_train_timesteps,
-        timestep_spacing=scheduler.get("timestep_spacing", "leading"),
+        # Where the checkpoint states none, each sampler has its own, as with diffusers' from_config.
+        timestep_spacing="" if "timestep_spacing" in unstated else scheduler.get("timestep_spacing", ""),
         steps_offset=scheduler.get("steps_offset", 0),
         max_tokens=pipeline.text_encoder.config.max_position_embeddings,
         embedding_width=pipeline.text_encoder.config.hidden_size,

@@ -27,7 +27,7 @@ class ModelInfo:
     beta_end: float
     beta_schedule: str  # "linear", "scaled_linear" or "squaredcos_cap_v2"
     train_timesteps: int
-    timestep_spacing: str  # "leading", "trailing" or "linspace": the checkpoint's own, samplers follow it as diffusers does
+    timestep_spacing: str  # "leading", "trailing" or "linspace"; empty where the checkpoint states none
     steps_offset: int
     max_tokens: int
     embedding_width: int

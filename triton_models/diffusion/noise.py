@@ -45,4 +45,4 @@ def _box_muller(uniform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     blocks = uniform.reshape(-1, _BLOCK)
     radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, :8]))
     angle = np.float32(2 * np.pi) * blocks[:, 8:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+    return np.hstack([radius * np.cos(angle), radius * np.sin(angle)]).reshape(-1)
