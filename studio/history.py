@@ -161,8 +161,8 @@ class History:
         except (OSError, sqlite3.OperationalError) as error:
             logger.warning("The history cannot be written: %s", error)
             self._notice(
-                f"Pictures cannot be saved in {self.data_dir} ({error}). They are shown, and lost when the page"
-                " is left: save them from the page, or choose another folder with STUDIO_DATA."
+                f"Pictures cannot be saved in {self.data_dir} ({error}). They are shown, and lost when the"
+                " page is left: save them from the page, or choose another folder with STUDIO_DATA."
             )
             return _connect(Path(":memory:"))
         except sqlite3.DatabaseError as error:

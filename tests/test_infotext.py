@@ -73,7 +73,8 @@ def test_reads_a_picture_of_a1111():
     recipe = infotext.read(
         "a castle, (masterpiece:1.2)\nby the sea\nNegative prompt: lowres, bad hands\nblurry\n"
         "Steps: 28, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 3863428281, Size: 512x768, "
-        'Model hash: 6ce0161689, Model: v1-5, Denoising strength: 0.55, Lora hashes: "a: 1, b: 2", Version: v1.10.1'
+        "Model hash: 6ce0161689, Model: v1-5, Denoising strength: 0.55, "
+        'Lora hashes: "a: 1, b: 2", Version: v1.10.1'
     )
     asked = recipe.request
     assert asked.prompt == "a castle, (masterpiece:1.2)\nby the sea"
