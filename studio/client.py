@@ -1,0 +1,230 @@
+"""The connection to Triton: a request goes in, its steps and its pictures come out.
+
+The only module that knows tritonclient.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.utils import InferenceServerException
+
+from studio.errors import Cancelled, RequestError, ServerError, ServerLostError
+from studio.request import ImageRequest, Pixels, Progress, Span
+from triton_models.diffusion import fields
+from triton_models.diffusion.fields import Field
+
+TEXT_TO_IMAGE = "pipeline_text_to_image_stream"
+IMAGE_TO_IMAGE = "pipeline_image_to_image_stream"
+
+CANCEL_CHECK_SECONDS = 0.05
+CALL_SECONDS = 10.0  # for calls that do no work
+LOAD_SECONDS = 900.0
+
+# The proxy of an http_proxy variable is not on the way to a server on this machine.
+_CHANNEL = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
+_Answer = tuple[InferResult | None, InferenceServerException | None]
+
+
+@dataclass(frozen=True)
+class RawResult:
+    """A request's pictures as the server sent them. ``images`` is [num_images, height, width, 3] RGB."""
+
+    images: Pixels
+    seeds: tuple[int, ...]
+    spans: tuple[Span, ...]  # in seconds from the request's arrival at the pipeline
+    engine: str
+    warnings: tuple[str, ...] = ()
+
+
+class TritonClient:
+    """A connection to the server at ``address``. Calls may come from several threads."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._client = self._connect()
+
+    def generate(self, request: ImageRequest, cancel: threading.Event) -> Iterator[Progress | RawResult]:
+        """Yield Progress as the server works, then the RawResult.
+
+        Raises Cancelled within a step of ``cancel`` being set, RequestError for a field that cannot be
+        drawn, ServerLostError when the server went away, ServerError for any other failure of it.
+        """
+        model = TEXT_TO_IMAGE if request.image is None else IMAGE_TO_IMAGE
+        yield Progress("text_encode", 0, request.steps)
+        finished = False
+        for result in self._stream(model, _inputs(request), cancel):
+            images = result.as_numpy("image")
+            if images is not None:
+                finished = True
+                yield _raw_result(images, result)
+            else:
+                yield _progress(result)
+        if not finished:
+            raise ServerError(
+                "The server ended the request without a picture.",
+                hint="Press Generate again; the server's log may say more.",
+            )
+
+    def ready(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=CALL_SECONDS))
+        except InferenceServerException:
+            return False
+
+    def model_ready(self, model: str) -> bool:
+        """Whether the server can run ``model``."""
+        try:
+            return bool(self._client.is_model_ready(model, client_timeout=CALL_SECONDS))
+        except InferenceServerException:
+            return False
+
+    def models(self) -> dict[str, str]:
+        """Every model of the repository with its state, such as READY or UNAVAILABLE. Raises ServerError."""
+        index = self._call(self._client.get_model_repository_index, as_json=True, client_timeout=CALL_SECONDS)
+        return {model["name"]: model.get("state", "UNAVAILABLE") for model in index.get("models", [])}
+
+    def load_model(self, model: str) -> None:
+        """Load the model's newest version; the one before serves until then. Raises ServerError."""
+        self._call(self._client.load_model, model, client_timeout=LOAD_SECONDS)
+
+    def unload_model(self, model: str) -> None:
+        """Take the model out of service and free its memory. Raises ServerError."""
+        self._call(self._client.unload_model, model, client_timeout=LOAD_SECONDS)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.close()
+
+    def _connect(self) -> InferenceServerClient:
+        return InferenceServerClient(self.address, channel_args=_CHANNEL)
+
+    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except InferenceServerException as error:
+            raise _translate(error) from error
+
+    def _stream(self, model: str, inputs: list[InferInput], cancel: threading.Event) -> Iterator[InferResult]:
+        """Every answer with content that a decoupled model gives to one request."""
+        answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        client = self._connect()  # tritonclient has one stream per client
+        try:
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+            while True:
+                result, error = _next(answers, cancel)
+                if error is not None:
+                    raise _translate(error) from error
+                assert result is not None
+                response = result.get_response()
+                if response.outputs:
+                    yield result
+                if response.parameters["triton_final_response"].bool_param:
+                    return
+        except InferenceServerException as error:
+            raise _translate(error) from error
+        finally:
+            client.stop_stream(cancel_requests=True)
+            client.close()
+
+
+def _next(answers: queue.SimpleQueue[_Answer], cancel: threading.Event) -> _Answer:
+    while not cancel.is_set():
+        try:
+            return answers.get(timeout=CANCEL_CHECK_SECONDS)
+        except queue.Empty:
+            continue
+    raise Cancelled("Cancelled.")
+
+
+def _inputs(request: ImageRequest) -> list[InferInput]:
+    values = [
+        (fields.PROMPT, request.prompt),
+        (fields.NEGATIVE_PROMPT, request.negative_prompt),
+        (fields.STEPS, request.steps),
+        (fields.GUIDANCE, request.guidance_scale),
+        (fields.SEED, request.seed),
+        (fields.SAMPLER, request.sampler),
+        (fields.WIDTH, request.width),
+        (fields.HEIGHT, request.height),
+        (fields.NUM_IMAGES, request.num_images),
+    ]
+    if request.image is not None:
+        values += [(fields.IMAGE, request.image), (fields.STRENGTH, request.strength)]
+    return [_input(field, value) for field, value in values if value is not None]
+
+
+def _input(field: Field, value: Any) -> InferInput:
+    if isinstance(value, str):
+        value = value.encode("utf-8")
+    try:
+        array = np.asarray(value, fields.NUMPY_TYPES[field.dtype])
+    except (OverflowError, TypeError, ValueError) as error:
+        raise RequestError(f"{field.name} cannot be {value!r}.", hint=f"It is {field.help}.") from error
+    if array.ndim == 0:
+        array = array.reshape(1)
+    tensor = InferInput(
+        field.name, list(array.shape), "BYTES" if array.dtype == np.object_ else field.dtype[5:]
+    )
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def _progress(result: InferResult) -> Progress:
+    done, steps = (int(value) for value in result.as_numpy("step"))
+    return Progress("step", done, steps, result.as_numpy("preview"))
+
+
+def _raw_result(images: Pixels, result: InferResult) -> RawResult:
+    timings = json.loads(result.as_numpy("timings")[0])
+    return RawResult(
+        images=images,
+        seeds=tuple(int(seed) for seed in result.as_numpy("seed")),
+        spans=tuple(Span(**span) for span in timings["spans"]),
+        engine=timings["engine"],
+        warnings=tuple(timings.get("warnings", ())),
+    )
+
+
+# How Triton words the death of a model's process, or its own. A stream's errors carry no status.
+_LOST = re.compile(
+    r"is not healthy|[Ss]erver not ready|failed to connect|Socket closed|Stream removed|Connection reset"
+)
+_FAULT = re.compile(
+    r"Failed to process the request\(s\) for model '?(?:instance )?'?[^,]*, message: |unknown model|is not ready"
+)
+_PREFIX = re.compile(r"^(?:\[StatusCode\.\w+\] )?(?:\[request id: [^\]]*\] )?")
+
+
+def _translate(error: InferenceServerException) -> RequestError | ServerError:
+    """Triton's error as one of ours, in its own words less the prefixes."""
+    status, message = str(error.status() or ""), str(error.message() or "")
+    if status.endswith(("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")) or _LOST.search(message):
+        return ServerLostError(
+            "The server went away while it was working.",
+            state="The studio is bringing it back.",
+            hint="Press Generate again if the picture does not come.",
+        )
+    sentence = _PREFIX.sub("", message).partition("\nAt:")[0].strip()
+    if status.endswith("INVALID_ARGUMENT") or (not status and not _FAULT.search(message)):
+        return RequestError(sentence)
+    return ServerError(
+        f"The server could not do it: {_FAULT.sub('', sentence) or status}",
+        state="It goes on serving.",
+        hint="Its log has the details.",
+    )

@@ -1,0 +1,131 @@
+"""Runs a Triton server as one: started together, gone together, nothing left behind.
+
+    python -I -S keeper.py FOLDER COMMAND…
+
+It stops the server and removes FOLDER and the server's shared memory when its standard input ends (the
+studio stopped, or was killed), when it gets SIGTERM, or when the server or one of its models' processes
+dies. It is a process of its own so that this holds even where the studio is ended by `kill -9`. Standard
+library only, and nothing of the studio's: a container runs the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHECK_SECONDS = 0.25
+GRACE_SECONDS = 10.0  # for models to finish what they do and save what they keep
+SHARED_MEMORY = Path("/dev/shm")
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> int:
+    """Run the command until one of the reasons to stop, then clean up; returns its exit status."""
+    folder, command = Path(sys.argv[1]), sys.argv[2:]
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # models' processes that outlive the server become ours to end
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    asked_to_stop, on_term = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(on_term, b"."))
+    server = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+    )
+    try:
+        if _watch(server, asked_to_stop):
+            _stop(server)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        _reap()
+        for segment in SHARED_MEMORY.glob(f"{folder.name}*"):
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return server.returncode if server.returncode is not None else -signal.SIGKILL
+
+
+def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
+    """Return True when asked to stop, False when the server or a model's process died."""
+    ended = os.pidfd_open(server.pid)
+    models: dict[int, str] = {}
+    while True:
+        ready, _, _ = select.select([sys.stdin, asked_to_stop, ended], [], [], CHECK_SECONDS)
+        if ended in ready:
+            _say(f"The server ended with status {server.wait()}.")
+            return False
+        if ready:
+            return True
+        for pid in _children(server.pid):
+            status = _exit_status(pid)
+            if status:
+                _say(
+                    f"The process of the model {models.get(pid, '?')!r} died ({status}); stopping the server."
+                )
+                return False
+            if pid not in models:
+                models[pid] = _model_of(pid)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(GRACE_SECONDS)
+
+
+def _reap() -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+        except ChildProcessError:
+            return
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.extend(int(child) for child in children.read_text().split())
+    return found
+
+
+def _exit_status(pid: int) -> str:
+    """How a process that nobody has waited for yet ended; empty while it runs, or when it ended well."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    state, status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
+    if state not in "ZX" or status == 0:
+        return ""
+    return f"signal {status & 0x7F}" if status & 0x7F else f"exit status {status >> 8}"
+
+
+def _model_of(pid: int) -> str:
+    # triton_python_backend_stub <repository>/<model>/<version>/model.py …
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1].split("/")[-3]
+    return "?"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"keeper: {line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
