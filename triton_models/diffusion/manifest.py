@@ -36,7 +36,9 @@ class ModelInfo:
     default_width: int
     default_height: int
     preview_factors: list[list[float]]  # [latent_channels + 1, 3]: latents (and 1) to RGB in 0..1
-    components: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → {"sha256": …, "relative_error": …}
+    components: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # name → {"sha256": …, "relative_error": …}
 
     @staticmethod
     def load(folder: Path) -> ModelInfo:
@@ -88,10 +90,14 @@ class EngineSet:
     def load(folder: Path) -> EngineSet:
         """Read ``engines.json`` in ``folder``."""
         raw = json.loads((folder / "engines.json").read_text(encoding="utf-8"))
-        spans = ("batch", "height", "width")
-        raw["engines"] = [Engine(**{k: tuple(v) if k in spans and v else v for k, v in one.items()}) for one in raw["engines"]]
+        raw["engines"] = [_engine(one) for one in raw["engines"]]
         return EngineSet(**raw)
 
     def save(self, folder: Path) -> None:
         """Write ``engines.json`` into ``folder``."""
         (folder / "engines.json").write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def _engine(raw: dict[str, Any]) -> Engine:
+    spans = {name: tuple(raw[name]) for name in ("batch", "height", "width") if raw.get(name) is not None}
+    return Engine(**{**raw, **spans})

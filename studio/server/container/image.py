@@ -1,0 +1,196 @@
+"""The image the container runs: fetched with progress, and dressed with what the models import."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from studio.errors import DockerError
+from studio.report import Report
+from studio.server.container.refusals import explain
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+# 9 GB to download and 16 to 27 unpacked, both on disk for a while.
+PULL_NEEDS_BYTES = 40 * GIB
+PULL_ATTEMPTS = 3
+# What the models import in every container, at the versions that the studio itself runs.
+IMPORTED = ("tokenizers", "onnxruntime", "openvino")
+IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
+FALLBACK_VERSIONS = {"onnxruntime-gpu": "1.30.0", "cuda-python": "13.0.3"}
+
+# Runs in the base image and prints what it holds: its Python, TensorRT's exact version and packages.
+PROBE = """
+import importlib.metadata as m, json, re, subprocess, sys
+try:
+    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", "libnvinfer1*"]
+    out = subprocess.run(query, capture_output=True, text=True).stdout
+except OSError:
+    out = ""
+found = re.search(r"^libnvinfer\\d+ ([\\d.]+)-\\d+\\+cuda(\\d+)", out, re.M)
+print(json.dumps({
+    "python": "%d.%d" % sys.version_info[:2],
+    "tensorrt": found and found.group(1), "cuda": found and found.group(2),
+    "packages": {d.metadata["Name"].lower(): d.version for d in m.distributions()},
+}))
+"""
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """What a base image holds. ``tensorrt`` and ``cuda`` are None in an image without TensorRT."""
+
+    id: str
+    python: str
+    tensorrt: str | None
+    cuda: str | None
+    packages: dict[str, str]
+
+    def missing(self) -> list[str]:
+        """The pip requirements that the models need and this image lacks."""
+        wanted = {name: _our_version(name) for name in (IMPORTED_WITH_GPU if self.tensorrt else IMPORTED)}
+        if self.tensorrt:
+            wanted[f"tensorrt-cu{self.cuda}"] = self.tensorrt
+        return [
+            f"{name}=={version}" for name, version in wanted.items() if self.packages.get(name) != version
+        ]
+
+
+def ensure(client: docker.DockerClient, reference: str, report: Report) -> str:
+    """The id of an image with everything the models import, pulled and built as needed.
+
+    Raises DockerError with what to do; layers that arrived are kept for the next attempt.
+    """
+    base = probe(client, ensure_base(client, reference, report))
+    requirements = base.missing()
+    return derive(client, base, requirements, report) if requirements else base.id
+
+
+def ensure_base(client: docker.DockerClient, reference: str, report: Report) -> str:
+    """The id of the image named ``reference``, pulled where it is not here yet."""
+    try:
+        return str(client.images.get(reference).id)
+    except ImageNotFound:
+        pull(client, reference, report)
+        return str(client.images.get(reference).id)
+
+
+def pull(client: docker.DockerClient, reference: str, report: Report) -> None:
+    """Fetch an image, telling the progress of all its layers together."""
+    _check_room(client)
+    for attempt in range(1, PULL_ATTEMPTS + 1):
+        try:
+            _pull_once(client, reference, report)
+            return
+        except DockerError as error:
+            if attempt == PULL_ATTEMPTS or "could not be reached" not in error.what:
+                raise
+            logger.warning("Pulling %s broke off (%s); going on where it stopped", reference, error.what)
+
+
+def _pull_once(client: docker.DockerClient, reference: str, report: Report) -> None:
+    repository, tag = _split(reference)
+    layers: dict[str, tuple[int, int]] = {}
+    for line in _answers(client.api.pull(repository, tag=tag, stream=True, decode=True)):
+        detail = line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            layers[line["id"]] = (detail["current"], detail["total"])
+        elif line.get("status") in ("Download complete", "Pull complete") and line.get("id") in layers:
+            layers[line["id"]] = (layers[line["id"]][1],) * 2
+        done, total = (sum(column) for column in zip(*layers.values(), strict=True)) if layers else (0, 0)
+        if total:
+            arrived = sum(have == whole for have, whole in layers.values())
+            size = f"{done / GIB:.1f} of {total / GIB:.1f} GB, {arrived} of {len(layers)} layers"
+            report(f"Fetching {reference}: {size}", done / total)
+
+
+def probe(client: docker.DockerClient, image_id: str) -> BaseImage:
+    """Look into a base image by running its Python once."""
+    try:
+        output = client.containers.run(
+            image_id,
+            ["-c", PROBE],
+            entrypoint="python3",
+            remove=True,
+            network_disabled=True,
+            cap_drop=["ALL"],
+        )
+    except DockerException as error:
+        raise explain(error) from error
+    return BaseImage(id=image_id, **json.loads(output.decode().strip().splitlines()[-1]))
+
+
+def derive(client: docker.DockerClient, base: BaseImage, requirements: list[str], report: Report) -> str:
+    """An image on top of ``base`` with ``requirements`` installed; at once where it was built before."""
+    dockerfile = "\n".join(
+        (
+            f"FROM {base.id}",
+            "ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1",
+            "RUN python3 -m pip install --no-cache-dir " + " ".join(f"'{one}'" for one in requirements),
+            "LABEL org.triton-studio.image=derived",
+        )
+    )
+    tag = f"triton-studio:{hashlib.sha256(dockerfile.encode()).hexdigest()[:16]}"
+    try:
+        return str(client.images.get(tag).id)
+    except ImageNotFound:
+        report(f"Adding {', '.join(requirements)} to the image", None)
+    answers = client.api.build(
+        fileobj=io.BytesIO(dockerfile.encode()), tag=tag, rm=True, forcerm=True, decode=True
+    )
+    for line in _answers(answers):
+        if text := line.get("stream", "").strip():
+            report(text.splitlines()[-1], None)
+    return str(client.images.get(tag).id)
+
+
+def _answers(stream: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines of a pull or build. Docker reports their failures inside a stream that began with 200 OK."""
+    try:
+        for line in stream:
+            if "error" in line:
+                raise explain(line["error"])
+            yield line
+    except (APIError, DockerException, OSError) as error:
+        raise explain(error) from error
+
+
+def _check_room(client: docker.DockerClient) -> None:
+    root = client.info().get("DockerRootDir", "")
+    # A remote engine, or Docker Desktop's virtual machine, has a disk that cannot be seen from here.
+    if not os.path.isdir(root):
+        return
+    free = shutil.disk_usage(root).free
+    if free < PULL_NEEDS_BYTES:
+        raise DockerError(
+            f"Triton's image needs {PULL_NEEDS_BYTES / GIB:.0f} GB on {root}; {free / GIB:.0f} GB are free.",
+            state="Nothing was fetched.",
+            hint="Free some room (`docker system prune`), move Docker's data, or use `--runtime embedded`.",
+        )
+
+
+def _split(reference: str) -> tuple[str, str]:
+    if "@" in reference:
+        repository, _, digest = reference.partition("@")
+        return repository, digest
+    repository, _, tag = reference.rpartition(":")
+    return (repository, tag) if repository and "/" not in tag else (reference, "latest")
+
+
+def _our_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return FALLBACK_VERSIONS[name]
