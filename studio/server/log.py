@@ -7,10 +7,10 @@ import queue
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO
 
 LINES_KEPT = 400
 FILE_BYTES = 2_000_000
@@ -32,7 +32,7 @@ class ServerLog:
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
 
-    def follow(self, stream: IO[bytes]) -> None:
+    def follow(self, stream: AbstractContextManager[Iterable[bytes]]) -> None:
         """Read ``stream`` to its end in a thread of its own."""
         self._recent.clear()
         self._lines = queue.SimpleQueue()
@@ -41,7 +41,7 @@ class ServerLog:
         self._thread.start()
 
     def lines(self, stall_seconds: float) -> Iterator[str]:
-        """The lines as they come, until the stream ends or is silent for so long, or the caller has enough."""
+        """The lines as they come, until the stream ends or is silent for ``stall_seconds``."""
         try:
             while (line := self._lines.get(timeout=stall_seconds)) is not None:
                 yield line
@@ -63,10 +63,10 @@ class ServerLog:
         """Why the server failed, as a sentence, from its last lines; empty when they do not say."""
         return reason(self.recent())
 
-    def _read(self, stream: IO[bytes]) -> None:
+    def _read(self, stream: AbstractContextManager[Iterable[bytes]]) -> None:
         handler = _QuietHandler(self.path)
-        with stream:
-            for raw in stream:
+        with stream as lines:
+            for raw in lines:
                 line = _COLOURS.sub("", raw.decode("utf-8", "replace").rstrip())
                 self._recent.append(line)
                 handler.emit(logging.LogRecord("triton", logging.INFO, "", 0, line, None, None))
@@ -105,9 +105,8 @@ def reason(lines: list[str]) -> str:
             return f"The model {failed['model']} could not be loaded: {clean(failed['why'])}"
         if text.startswith("keeper: The process of the model"):
             return text.removeprefix("keeper: ")
-        if match and line.startswith("E") and "CudaDriverHelper" not in text:
-            errors.append(clean(text))
-        elif text.startswith(("error:", "tritonserver: error", "/")) and "error" in text:
+        of_triton = match is not None and line.startswith("E") and "CudaDriverHelper" not in text
+        if of_triton or re.match(r"(\S*tritonserver: )?error", text):
             errors.append(clean(text))
     return errors[-1] if errors else ""
 

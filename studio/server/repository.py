@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from triton_models.diffusion.manifest import Engine, EngineSet
 
@@ -17,9 +17,9 @@ _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc")
 class Repository:
     """What is to be served: an exported checkpoint and the engines of its components."""
 
-    model_folder: Path  # of model.json, the tokenizer and the ONNX files
+    model_folder: PurePath  # of model.json, the tokenizer and the ONNX files
     engines: Mapping[str, Sequence[Engine]]  # component → engines, the preferred one first
-    cache_folder: Path  # where runtimes may keep compiled kernels
+    cache_folder: PurePath  # where runtimes may keep compiled kernels
     threads: int = 0  # for CPU engines; 0 leaves it to them
     sources: Path = field(default=MODELS)
 
