@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
@@ -206,7 +205,7 @@ _LOST = re.compile(
     r"is not healthy|[Ss]erver not ready|failed to connect|Socket closed|Stream removed|Connection reset"
 )
 _FAULT = re.compile(
-    r"Failed to process the request\(s\) for model '?(?:instance )?'?[^,]*, message: |unknown model|is not ready"
+    r"Failed to process the request\(s\) for model [^,]*, message: |unknown model|is not ready"
 )
 _PREFIX = re.compile(r"^(?:\[StatusCode\.\w+\] )?(?:\[request id: [^\]]*\] )?")
 

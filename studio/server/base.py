@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from studio.report import Report
+from studio.server.repository import Repository
 from triton_models.diffusion.manifest import Engine
 
 
@@ -23,7 +24,11 @@ class Server(Protocol):
     (Triton never restarts a model's process, and a pipeline that waits for a dead one waits for ever.)
     """
 
-    description: str  # such as "embedded Triton 2.51"
+    repository: Repository
+
+    @property
+    def description(self) -> str:
+        """Such as ``embedded Triton 2.51``."""
 
     def start(self, report: Report) -> Endpoint:
         """Return once every model is ready; raises ServerStartError and leaves nothing behind."""
@@ -35,7 +40,7 @@ class Server(Protocol):
         """Whether the server ended, by itself or stopped, within ``timeout`` seconds (None: for ever)."""
 
     def replace(self, component: str, engines: Sequence[Engine]) -> None:
-        """Write a new version of the component with these engines, there to be loaded, now and at every start."""
+        """Write a version of the component with these engines, for ``load_model`` and for every start."""
 
     def recent_log(self) -> list[str]:
         """The server's last lines, the newest last."""

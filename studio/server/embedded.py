@@ -50,7 +50,7 @@ def find_wheel() -> Wheel | None:
 
 
 class Embedded:
-    """A Triton server that no one but this user can reach: it listens on a socket file in a private folder."""
+    """A Triton server that only this user can reach: it listens on a socket in a private folder."""
 
     description = f"embedded Triton {TRITON_VERSION}"
 

@@ -75,12 +75,16 @@ class Supervisor:
             self._tell("The server is back.")
 
     def swap(self, component: str, engines: Sequence[Engine]) -> None:
-        """Serve a component with other engines, without a pause. Raises ServerError and serves on as before."""
+        """Serve a component with other engines, without a pause; raises ServerError and changes nothing."""
         with self._lock:
+            previous = self.server.repository.engines.get(component, ())
             self.server.replace(component, engines)
             client = TritonClient(self.endpoint.address)
             try:
                 client.load_model(component)
+            except ServerError:
+                self.server.replace(component, previous)
+                raise
             finally:
                 client.close()
 
