@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pynvml  # type: ignore[import-untyped]
+import pynvml
 
 from studio.errors import SettingsError
 
