@@ -25,8 +25,8 @@ REFUSALS = (
         r"|no known GPU vendor",
         "Docker cannot hand the GPU to a container.",
         "Install the NVIDIA Container Toolkit, run `sudo nvidia-ctk runtime configure --runtime=docker` and "
-        "restart Docker; on Docker 29 or WSL also `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` "
-        "(add `--mode=wsl` there). Docker from Snap cannot do it.",
+        "restart Docker; on Docker 29 or WSL also `sudo nvidia-ctk cdi generate "
+        "--output=/etc/cdi/nvidia.yaml` (add `--mode=wsl` there). Docker from Snap cannot do it.",
     ),
     Refusal(
         r"unsatisfied condition: cuda\s*>=\s*(?P<cuda>[\d.]+)",
@@ -85,11 +85,6 @@ REFUSALS = (
         r"|request canceled|Temporary failure in name resolution|unexpected EOF|connection reset",
         "The image registry could not be reached.",
         "Check the network and start again: layers that arrived are kept; or use `--runtime embedded`.",
-    ),
-    Refusal(
-        r"operation not permitted.*rlimit|error setting rlimit",
-        "Docker runs rootless here and may not raise the memory limits the container asks for.",
-        "Raise them for the engine (`LimitMEMLOCK=infinity` in its service), or use `--runtime embedded`.",
     ),
 )
 

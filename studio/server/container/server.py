@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
-from docker.types import Mount, Ulimit
 
 from studio.client import TritonClient
-from studio.errors import ServerError, ServerStartError
-from studio.gpu import Gpu
+from studio.errors import DockerError, ServerError, ServerStartError
 from studio.report import Report
 from studio.server import keeper
 from studio.server.base import Endpoint
 from studio.server.container import engine, image, leases
+from studio.server.container.blueprint import GRPC_PORT, STUB_SECONDS, Blueprint, Settings, user
 from studio.server.container.refusals import explain, explain_exit
 from studio.server.log import ServerLog
 from studio.server.repository import Repository
@@ -37,26 +32,10 @@ logger = logging.getLogger(__name__)
 NAME_PREFIX = "triton-studio-"
 LABEL_OWNER = "org.triton-studio.owner"  # which checkout's studio it belongs to
 LABEL_CONFIGURATION = "org.triton-studio.configuration"
-INSIDE = PurePosixPath("/studio")
-RUN_FOLDER = "/tmp/triton"
-GRPC_PORT = 8001
-SHARED_MEMORY = "2g"  # Docker's default of 64 MB is less than one model's region
-STACK_BYTES = 64 * 2**20
-READY_SECONDS = 660  # engines of gigabytes from slow disks
+READY_SECONDS = STUB_SECONDS + 30
 POLL_SECONDS = 0.1
 LOG_LINES = 200  # of a container that is gone on with
 STOP_SECONDS = int(keeper.GRACE_SECONDS) + 10
-UNPRIVILEGED_USER = 1000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a container is made from. ``image`` empty takes the one that suits the GPU's driver."""
-
-    cache_dir: Path
-    owner: str  # of the containers: one studio's, usually its checkout's path
-    image: str = ""
-    gpu: Gpu | None = None
 
 
 class ContainerServer:
@@ -113,7 +92,7 @@ class ContainerServer:
     def wait(self, timeout: float | None = None) -> bool:
         """Whether the container ended within ``timeout`` seconds (None: for ever)."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while _running(self._container):
+        while self._alive():
             left = POLL_SECONDS * 5 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -123,36 +102,56 @@ class ContainerServer:
     def replace(self, component: str, engines: Sequence[Engine]) -> None:
         """Put other engines of a component where the next ``load_model`` finds them."""
         if self._lease is not None:
-            inside = self._seen_inside(replace(self.repository, engines={component: engines}))
+            blueprint = Blueprint(self.repository, self.settings)
+            inside = blueprint.seen_inside(replace(self.repository, engines={component: engines}))
             inside.replace(component, inside.engines[component], self._lease.models)
+            self._lease.share_with(user()[0])
             self.repository.engines = {**self.repository.engines, component: tuple(engines)}
 
     def recent_log(self) -> list[str]:
         """The container's last lines, the newest last."""
         return self._log.recent()
 
+    def _alive(self) -> bool:
+        try:
+            return _running(self._container)
+        except DockerError:  # an engine that ends takes its containers along
+            return False
+
     def _find_or_run(self, image_id: str, report: Report) -> Container:
         """A container left by a killed studio with this very configuration, or a new one."""
         assert self._client is not None
-        options = self._options()
-        configuration = self._digest(image_id, options)
+        blueprint = Blueprint(self.repository, self.settings)
+        configuration = blueprint.digest(image_id)
         found = self._take_over(configuration)
         if found is not None:
             logger.info("Going on with container %s, which an earlier studio left running", found.short_id)
             return found
         report("Starting the container", None)
         self._lease = leases.take(self.settings.cache_dir, configuration)
-        self._seen_inside(self.repository).write(self._lease.models)
-        self._lease.share_with(_user()[0])
-        self._container = self._client.containers.create(
-            image_id,
-            self._command(),
-            name=NAME_PREFIX + self._lease.name,
-            mounts=self._mounts(self._lease.models),
-            labels={LABEL_OWNER: self.settings.owner, LABEL_CONFIGURATION: configuration},
-            **options,
-        )
-        self._container.start()
+        blueprint.seen_inside(self.repository).write(self._lease.models)
+        self._lease.share_with(user()[0])
+        return self._run(image_id, blueprint, self._lease, configuration)
+
+    def _run(self, image_id: str, blueprint: Blueprint, lease: leases.Lease, configuration: str) -> Container:
+        assert self._client is not None
+        for raise_limits in (True, False):
+            self._container = self._client.containers.create(
+                image_id,
+                blueprint.command(),
+                name=NAME_PREFIX + lease.name,
+                mounts=blueprint.mounts(lease.models),
+                labels={LABEL_OWNER: self.settings.owner, LABEL_CONFIGURATION: configuration},
+                **blueprint.options(raise_limits),
+            )
+            try:
+                self._container.start()
+                break
+            except APIError as error:
+                if not raise_limits or "rlimit" not in str(error):
+                    raise
+                logger.info("Docker may not raise the container's limits here; going on with its own")
+                _remove(self._container, 0)
         return self._container
 
     def _take_over(self, configuration: str) -> Container | None:
@@ -173,89 +172,6 @@ class ContainerServer:
             lease.remove()
         return kept
 
-    def _seen_inside(self, repository: Repository) -> Repository:
-        """The repository with its paths as the container sees them."""
-        return replace(
-            repository,
-            model_folder=self._inside(repository.model_folder),
-            cache_folder=self._inside(repository.cache_folder),
-            engines={
-                name: tuple(replace(one, file=str(self._inside(Path(one.file)))) for one in engines)
-                for name, engines in repository.engines.items()
-            },
-        )
-
-    def _inside(self, path: PurePath) -> PurePosixPath:
-        return INSIDE / "cache" / PurePosixPath(path.relative_to(self.settings.cache_dir).as_posix())
-
-    def _mounts(self, models: Path) -> list[Mount]:
-        cache = self.settings.cache_dir
-        compiled = Path(self.repository.cache_folder)
-        compiled.mkdir(parents=True, exist_ok=True)
-        leases.give(compiled, _user()[0])
-        return [
-            Mount(str(INSIDE / "models"), str(models), type="bind", read_only=True),
-            Mount(str(INSIDE / "keeper.py"), str(keeper.__file__), type="bind", read_only=True),
-            Mount(str(INSIDE / "cache"), str(cache), type="bind", read_only=True),
-            Mount(str(self._inside(compiled)), str(compiled), type="bind"),
-        ]
-
-    def _options(self) -> dict[str, Any]:
-        uid, gid = _user()
-        gpu = self.settings.gpu
-        return {
-            "user": f"{uid}:{gid}",
-            "ports": {f"{GRPC_PORT}/tcp": ("127.0.0.1", None)},  # Docker chooses one that is free
-            "shm_size": SHARED_MEMORY,
-            "ulimits": [
-                Ulimit(name="memlock", soft=-1, hard=-1),
-                Ulimit(name="stack", soft=STACK_BYTES, hard=STACK_BYTES),
-            ],
-            "device_requests": [engine.gpu_request(gpu)] if gpu else [],
-            "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges"],
-            "read_only": True,
-            "tmpfs": {"/tmp": "rw,exec,mode=1777"},
-            "environment": {"HOME": "/tmp", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
-            "entrypoint": [],
-            "init": True,
-            "stdin_open": True,  # the keeper stops when its standard input ends
-        }
-
-    def _command(self) -> list[str]:
-        return [
-            *("python3", "-I", "-S", str(INSIDE / "keeper.py"), RUN_FOLDER, "tritonserver"),
-            f"--model-repository={INSIDE / 'models'}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in self.repository.models),
-            "--disable-auto-complete-config",
-            "--strict-readiness=false",
-            "--allow-http=false",
-            "--grpc-address=0.0.0.0",  # of the container; the host publishes it on 127.0.0.1 only
-            f"--grpc-port={GRPC_PORT}",
-            "--metrics-address=127.0.0.1",
-            f"--backend-config=python,stub-timeout-seconds={READY_SECONDS}",
-            f"--exit-timeout-secs={int(keeper.GRACE_SECONDS)}",
-        ]
-
-    def _digest(self, image_id: str, options: dict[str, Any]) -> str:
-        """Of all that makes a container what it is, the models' own code included."""
-        parts: list[Any] = [
-            image_id,
-            self._command(),
-            options,
-            self.settings.owner,
-            str(self.settings.cache_dir),
-        ]
-        parts += [self._seen_inside(self.repository), Path(keeper.__file__).read_text(encoding="utf-8")]
-        sources = sorted(
-            path for path in self.repository.sources.rglob("*") if path.suffix in (".py", ".pbtxt")
-        )
-        digest = hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode())
-        for path in sources:
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:20]
-
     def _wait_until_ready(self, report: Report) -> Endpoint:
         assert self._container is not None
         models = self.repository.models
@@ -267,8 +183,10 @@ class ContainerServer:
                 raise self._why_it_ended()
             endpoint = endpoint or _endpoint(self._container)
             if endpoint is not None:
-                ready |= set(_ready(endpoint, [model for model in models if model not in ready]))
-                report(f"Loading models: {len(ready)} of {len(models)}", len(ready) / len(models))
+                newly = _ready(endpoint, [model for model in models if model not in ready])
+                ready.update(newly)
+                if newly:
+                    report(f"Loading models: {len(ready)} of {len(models)}", len(ready) / len(models))
                 if len(ready) == len(models):
                     return endpoint
             time.sleep(POLL_SECONDS)
@@ -339,10 +257,3 @@ def _remove(container: Container, grace_seconds: int) -> None:
         if grace_seconds:
             container.stop(timeout=grace_seconds)
         container.remove(force=True)
-
-
-def _user() -> tuple[int, int]:
-    """Who the container runs as: this user, but never root."""
-    if not hasattr(os, "getuid") or os.getuid() == 0:
-        return UNPRIVILEGED_USER, UNPRIVILEGED_USER
-    return os.getuid(), os.getgid()
