@@ -1,0 +1,205 @@
+"""What the page's buttons do. Each action yields only what changes; an error never clears an input."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio import infotext
+from studio.errors import StudioError
+from studio.generate import SEED_BITS, Studio
+from studio.image import open_image, read_text
+from studio.jobs import Job, Jobs
+from studio.ui import gallery, stage
+from studio.ui.controls import Controls, request_from
+from studio.ui.waterfall import waterfall
+
+# A page is told of a job at most this often; steps that come faster share a message.
+SECONDS_BETWEEN_UPDATES = 0.05
+
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The parts of the page that actions write."""
+
+    stage: gr.HTML
+    notice: gr.HTML
+    waterfall: gr.HTML
+    strip: gr.HTML
+    cancel: gr.Button
+    shown: gr.State  # how many pictures the strip holds
+
+
+class Actions:
+    """The page's actions on one studio."""
+
+    def __init__(self, studio: Studio, jobs: Jobs, controls: Controls, outputs: Outputs) -> None:
+        self._studio = studio
+        self._jobs = jobs
+        self._controls = controls
+        self._out = outputs
+
+    async def generate(self, *values: Any) -> AsyncIterator[Updates]:
+        """Queue what the inputs describe and follow it. The last value is whose page asks."""
+        *inputs, owner = values
+        asked = dict(zip(self._controls.names(), inputs, strict=True))
+        try:
+            request = await asyncio.to_thread(request_from, asked)
+        except StudioError as error:
+            yield {self._out.notice: stage.notice(error)}
+            return
+        job = self._jobs.submit(request, owner)
+        yield {self._out.notice: "", self._out.cancel: gr.update(interactive=True)}
+        async for updates in self._follow(job):
+            if job.result and not asked["keep_seed"]:
+                updates[self._controls.seed] = str(job.result.request.seed)
+            yield updates
+
+    async def arrive(self, owner: str) -> AsyncIterator[Updates]:
+        """A page that opens: the newest picture, or the jobs that this page left running."""
+        mine = self._jobs.of(owner)
+        newest = self._studio.history.recent(1)
+        updates: Updates = {
+            self._out.strip: gallery.strip(self._studio.history),
+            self._out.notice: stage.notice(warnings=self._studio.history.notices),
+            self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
+            self._out.waterfall: waterfall(newest[0].spans) if newest else "",
+        }
+        if mine and mine[-1].finished:
+            updates |= self._ended(mine[-1])
+        yield updates
+        for job in mine:
+            if not job.finished:
+                yield {self._out.cancel: gr.update(interactive=True)}
+                async for updates in self._follow(job):
+                    yield updates
+
+    def cancel(self, owner: str) -> None:
+        """Stop the picture being made for this page, or take its next one out of the queue."""
+        unfinished = [job for job in self._jobs.of(owner) if not job.finished]
+        if unfinished:
+            self._jobs.cancel(unfinished[0])
+
+    def clear(self, owner: str) -> None:
+        """Take everything of this page that still waits out of the queue."""
+        for job in self._jobs.of(owner):
+            if job.state == "waiting":
+                self._jobs.cancel(job)
+
+    def pick(self, event: gr.EventData) -> Updates:
+        """A picture of the strip: show it, and bring its settings back."""
+        picture = self._studio.history.get(int(event.picture))
+        if picture is None:
+            return {
+                self._out.notice: stage.notice(warnings=["That picture's file is gone from its folder."]),
+                self._out.strip: gallery.strip(self._studio.history),
+            }
+        return {
+            self._out.stage: stage.kept(picture),
+            self._out.waterfall: waterfall(picture.spans),
+            self._out.notice: "",
+            **self._controls.filled(picture.request, picture.start_image),
+        }
+
+    def use_as_start(self, event: gr.EventData) -> Updates:
+        """Go on from a finished picture."""
+        picture = self._studio.history.get(int(event.picture))
+        if picture is None:
+            return {self._out.notice: stage.notice(warnings=["That picture's file is gone from its folder."])}
+        size = {self._controls.width: picture.request.width, self._controls.height: picture.request.height}
+        return {
+            self._controls.start: str(picture.file),
+            self._controls.strength: gr.update(visible=True),
+            self._out.notice: "",
+            **(size if picture.request.width else {}),
+        }
+
+    def opened(self, file: str | None) -> Updates:
+        """A start image was chosen: check it now, and offer its settings when it carries some."""
+        if file is None:
+            return {}
+        try:
+            open_image(Path(file))
+            text = read_text(Path(file))
+        except StudioError as error:
+            return {self._controls.start: None, self._out.notice: stage.notice(error)}
+        said = stage.offer("This picture carries its settings.", "Use them", "restore") if text else ""
+        return {self._controls.strength: gr.update(visible=True), self._out.notice: said}
+
+    def restore(self, file: str | None) -> Updates:
+        """Bring back the settings that a picture's file carries."""
+        if file is None:
+            return {}
+        try:
+            text = read_text(Path(file))
+        except StudioError as error:
+            return {self._out.notice: stage.notice(error)}
+        if text is None:
+            return {self._out.notice: stage.notice(warnings=["That picture carries no settings."])}
+        recipe = infotext.read(text)
+        said = []
+        if recipe.unknown_sampler:
+            ours = recipe.request.sampler
+            said = [f"The sampler “{recipe.unknown_sampler}” is not here; {ours} stands in for it."]
+        filled = self._controls.filled(recipe.request, self._start_of(recipe))
+        return {self._out.notice: stage.notice(warnings=said or ["Its settings are back."]), **filled}
+
+    def older(self, shown: int) -> Updates:
+        """More of what was made."""
+        shown += gallery.PAGE
+        return {self._out.shown: shown, self._out.strip: gallery.strip(self._studio.history, shown)}
+
+    def roll(self) -> tuple[str, bool]:
+        """A new seed, kept."""
+        return str(random.getrandbits(SEED_BITS)), True
+
+    async def _follow(self, job: Job) -> AsyncIterator[Updates]:
+        version = -1
+        while True:
+            if job.version != version:
+                version = job.version
+                if job.finished:
+                    yield self._ended(job)
+                    return
+                updates = self._on_its_way(job)
+                if updates:
+                    yield updates
+            await asyncio.sleep(SECONDS_BETWEEN_UPDATES)
+
+    def _on_its_way(self, job: Job) -> Updates:
+        mine = [other for other in self._jobs.of(job.owner) if not other.finished]
+        if job.state == "waiting" and mine[0] is not job:
+            return {}  # an earlier picture of this page has the stage
+        return {self._out.stage: stage.working(job, self._jobs.ahead_of(job), len(mine) - 1)}
+
+    def _ended(self, job: Job) -> Updates:
+        more = any(not other.finished for other in self._jobs.of(job.owner))
+        updates: Updates = {self._out.cancel: gr.update(interactive=more)}
+        if job.result is not None:
+            return updates | {
+                self._out.stage: stage.finished(job.result, self._studio.history),
+                self._out.notice: stage.notice(warnings=job.result.warnings),
+                self._out.waterfall: waterfall(job.result.spans),
+                self._out.strip: gallery.strip(self._studio.history),
+            }
+        if more:
+            return updates
+        newest = self._studio.history.recent(1)
+        updates[self._out.stage] = stage.kept(newest[0]) if newest else stage.empty()
+        if job.error is not None:
+            updates[self._out.notice] = stage.notice(job.error)
+        return updates
+
+    def _start_of(self, recipe: infotext.Recipe) -> Path | None:
+        """The start image that a text names, when this studio still has it."""
+        name = recipe.pairs.get("Init image hash", "")
+        file = self._studio.history.starts_dir / f"{name}.png"
+        return file if name.isalnum() and file.exists() else None

@@ -1,0 +1,168 @@
+"""The page: words on the left, the picture large beside them, what was made below."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+
+from studio.generate import Studio
+from studio.jobs import Jobs
+from studio.ui.actions import Actions, Outputs
+from studio.ui.controls import (
+    CUSTOM,
+    Controls,
+    sampler_input,
+    seed_input,
+    side,
+    sizes,
+    slider,
+    start_input,
+)
+from triton_models.diffusion import fields
+
+# Buttons inside our own HTML: data-do names the event, data-picture the picture it is about.
+_EVENTS_OF_BUTTONS = """
+const events = ['pick', 'start', 'reuse', 'older', 'clear', 'restore'];
+element.addEventListener('click', (click) => {
+  const button = click.target.closest('[data-do]');
+  if (!button) return;
+  if (button.dataset.do === 'dismiss') button.parentElement.remove();
+  else if (button.dataset.do === 'example') window.studio.say(button.dataset.words);
+  else if (events.includes(button.dataset.do)) trigger(button.dataset.do, {picture: button.dataset.picture});
+});
+"""
+_OWNER_LAST = "(...values) => [...values.slice(0, -1), window.studio.owner]"
+
+
+def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
+    """Lay the page out inside ``page`` and connect it."""
+    with gr.Row(elem_id="studio"):
+        with gr.Column(elem_id="ask"):
+            prompt = gr.Textbox(
+                label="Prompt",
+                placeholder="A red lighthouse on the left, the sea at sunset",
+                lines=3,
+                max_lines=10,
+                autofocus=True,
+                elem_id="prompt",
+            )
+            negative = gr.Textbox(
+                label="Leave out", placeholder="clouds, trees", lines=1, max_lines=6, elem_id="negative"
+            )
+            with gr.Row(elem_id="buttons"):
+                generate = gr.Button(
+                    "Generate", variant="primary", elem_id="generate", scale=3, min_width=140
+                )
+                cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=90)
+        with gr.Column(elem_id="canvas"):
+            notice = gr.HTML(elem_id="notice", js_on_load=_EVENTS_OF_BUTTONS)
+            shown_picture = gr.HTML(elem_id="picture", js_on_load=_EVENTS_OF_BUTTONS)
+            times = gr.HTML(elem_id="times")
+            strip = gr.HTML(elem_id="strip", js_on_load=_EVENTS_OF_BUTTONS)
+        with gr.Column(elem_id="settings"):
+            controls = _settings(studio, prompt, negative)
+            restore = gr.UploadButton(
+                "Open settings from a picture…",
+                file_types=["image"],
+                size="sm",
+                elem_id="restore",
+                type="filepath",
+            )
+    outputs = Outputs(shown_picture, notice, times, strip, cancel, gr.State(0))
+    owner = gr.Textbox(visible=False)
+    actions = Actions(studio, jobs, controls, outputs)
+    _connect(page, actions, controls, outputs, generate, restore, owner)
+
+
+def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Controls:
+    presets = sizes(studio.model)
+    start = start_input()
+    strength = slider(fields.STRENGTH, "Strength", 0.05, visible=False, elem_id="strength")
+    with gr.Group(elem_id="size"):
+        shape = gr.Radio([*presets, CUSTOM], value="Square", label="Size", elem_id="shape")
+        with gr.Row():
+            width = side(fields.WIDTH, "Width", studio.model.default_width)
+            height = side(fields.HEIGHT, "Height", studio.model.default_height)
+    steps = slider(fields.STEPS, "Steps", 1, elem_id="steps")
+    guidance = slider(fields.GUIDANCE, "Guidance", 0.5, elem_id="guidance")
+    with gr.Row(elem_id="seeds"):
+        seed = seed_input()
+        keep = gr.Checkbox(False, label="Keep", min_width=70, scale=1, elem_id="keep")
+        dice = gr.Button("Roll", min_width=60, scale=1, elem_id="dice")
+    sampler = sampler_input()
+    count = slider(fields.NUM_IMAGES, "Pictures at once", 1, elem_id="count")
+    _sizes_follow(presets, shape, width, height)
+    dice.click(
+        None, None, [seed, keep], js="() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
+    )
+    seed.input(None, seed, keep, js="(seed) => [seed.trim() !== '']")
+    return Controls(
+        prompt, negative, start, strength, steps, guidance, seed, keep, sampler, width, height, count
+    )
+
+
+def _sizes_follow(
+    presets: dict[str, tuple[int, int]], shape: gr.Radio, width: gr.Number, height: gr.Number
+) -> None:
+    """The preset sets width and height; a width or height of no preset reads as custom."""
+    table = json.dumps(presets)
+    shape.input(
+        None,
+        [shape, width, height],
+        [width, height],
+        js=f"(name, width, height) => ({table})[name] ?? [width, height]",
+    )
+    named = (
+        f"(width, height) => [Object.entries({table})"
+        f".find(([, size]) => size[0] === width && size[1] === height)?.[0] ?? '{CUSTOM}']"
+    )
+    gr.on([width.change, height.change], None, [width, height], shape, js=named)
+
+
+def _connect(
+    page: gr.Blocks,
+    actions: Actions,
+    controls: Controls,
+    outputs: Outputs,
+    generate: gr.Button,
+    restore: gr.UploadButton,
+    owner: gr.Textbox,
+) -> None:
+    inputs = controls.fields()
+    written = [*inputs, *outputs.__dict__.values()]
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    generate.click(
+        actions.generate, [*inputs, owner], written, js=_OWNER_LAST, trigger_mode="multiple", **quiet
+    )
+    page.load(actions.arrive, owner, written, js=_OWNER_LAST, **quiet)
+    at_once = {**quiet, "queue": False, "trigger_mode": "multiple"}
+    outputs.cancel.click(actions.cancel, owner, None, js=_OWNER_LAST, **at_once)
+    outputs.stage.clear(actions.clear, owner, None, js=_OWNER_LAST, **at_once)
+    for shown in (outputs.strip.pick, outputs.stage.reuse):
+        shown(actions.pick, None, written, **quiet)
+    outputs.stage.start(actions.use_as_start, None, written, **quiet)
+    outputs.strip.older(actions.older, outputs.shown, written, **quiet)
+    controls.start.upload(actions.opened, controls.start, written, **quiet)
+    outputs.notice.restore(actions.restore, controls.start, written, **quiet)
+    restore.upload(actions.restore, restore, written, **quiet)
+    controls.start.change(
+        None,
+        controls.start,
+        controls.strength,
+        js="(start) => ({__type__: 'update', visible: start !== null})",
+    )
+    _drafts(page, controls)
+
+
+def _drafts(page: gr.Blocks, controls: Controls) -> None:
+    """Everything typed is kept in the browser as it is typed, and is there again after a reload."""
+    inputs, names = controls.fields(), json.dumps(controls.names())
+    gr.on(
+        [component.change for component in inputs],
+        None,
+        inputs,
+        None,
+        js=f"(...values) => window.studio.keepDraft({names}, values)",
+    )
+    page.load(None, inputs, inputs, js=f"(...values) => window.studio.draft({names}, values)")

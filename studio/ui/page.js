@@ -1,0 +1,68 @@
+// The page's own behaviour: who it is, drafts, shortcuts, theme, and pictures dropped anywhere.
+window.studio = (() => {
+  const read = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
+  const write = (key, value) => { try { localStorage.setItem(key, value); } catch { /* private mode, or full */ } };
+
+  // Jobs belong to the browser that asked, so that a reload finds them.
+  let owner = read("studio.owner");
+  if (!owner) write("studio.owner", (owner = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("")));
+
+  let restored = false;
+  const keepDraft = (names, values) => {
+    if (restored) write("studio.draft", JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]]))));
+    return [];
+  };
+  const draft = async (names, values) => {
+    let kept = {};
+    try { kept = JSON.parse(read("studio.draft")) ?? {}; } catch { /* not ours any more */ }
+    // A start image lives on the server; it may be gone by now.
+    if (kept.start && !(await fetch(kept.start.url).then((answer) => answer.ok, () => false))) kept.start = null;
+    restored = true;
+    return names.map((name, i) => (name in kept ? kept[name] : values[i]));
+  };
+
+  const say = (words) => {
+    const box = document.querySelector("#prompt textarea");
+    box.value = words;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    box.focus();
+  };
+
+  const press = (id) => document.querySelector(id)?.click();
+  document.addEventListener("keydown", (key) => {
+    if (key.key === "Enter" && (key.ctrlKey || key.metaKey)) { key.preventDefault(); press("#generate"); }
+    if (key.key === "Escape") press("#cancel");
+  }, true);
+
+  const setTheme = (dark) => { document.body.classList.toggle("dark", dark); write("studio.theme", dark ? "dark" : "light"); };
+  const chosen = read("studio.theme");
+  const toggleTheme = () => setTheme(!document.body.classList.contains("dark"));
+  document.addEventListener("DOMContentLoaded", () => {
+    if (chosen) new MutationObserver((_, observer) => {
+      if (!document.querySelector("#studio")) return;
+      observer.disconnect();
+      setTheme(chosen === "dark");
+    }).observe(document.body, { childList: true, subtree: true });
+  });
+
+  // A picture dropped beside the start image brings its settings back.
+  const outside = (event) => event.dataTransfer?.types.includes("Files") && !event.target.closest?.("#start");
+  document.addEventListener("dragover", (event) => {
+    if (!outside(event)) return;
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => document.body.classList.remove("dropping"));
+  document.addEventListener("drop", (event) => {
+    const input = document.querySelector("input#restore, #restore input[type=file], input[data-testid='restore-upload-button']")
+      ?? document.querySelector("#restore")?.parentElement?.querySelector("input[type=file]");
+    if (!outside(event) || !event.dataTransfer.files.length || !input) return;
+    event.preventDefault();
+    const files = new DataTransfer();
+    files.items.add(event.dataTransfer.files[0]);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
+  return { owner, keepDraft, draft, say, toggleTheme };
+})();
