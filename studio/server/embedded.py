@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,11 @@ class Embedded:
 
     description = f"embedded Triton {TRITON_VERSION}"
 
-    def __init__(self, repository: Repository, log_folder: Path) -> None:
+    def __init__(
+        self, repository: Repository, log_folder: Path, choose_port: Callable[[], int] | None = None
+    ) -> None:
         self.repository = repository
+        self._choose_port = choose_port or _free_port
         self._log = ServerLog(log_folder / "triton.log")
         self._lock = threading.Lock()
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -126,7 +129,7 @@ class Embedded:
                 os.close(lock)
         except OSError as error:
             raise ServerStartError(
-                f"The server's files could not be written to {tempfile.gettempdir()}: {error.strerror}.",
+                f"The server's files could not be written to {tempfile.gettempdir()}: {_why(error)}.",
                 hint="Make room there, or set TMPDIR to a folder with room, and start again.",
             ) from error
         assert self._keeper.stdout is not None
@@ -172,7 +175,7 @@ class Embedded:
             f"--grpc-address=unix:{folder}/grpc",
             "--grpc-port=0",
             "--metrics-address=127.0.0.1",
-            f"--metrics-port={_free_port()}",
+            f"--metrics-port={self._choose_port()}",
             f"--backend-config=python,shm-region-prefix-name={folder.name}-",
             f"--backend-config=python,stub-timeout-seconds={STUB_SECONDS}",
             f"--exit-timeout-secs={int(keeper.GRACE_SECONDS)}",
@@ -220,6 +223,12 @@ def _environment(wheel: Wheel, folder: Path) -> dict[str, str]:
 def _socket(folder: Path) -> str:
     # gRPC reads all of it as the socket's path, the port that Triton appends included.
     return f"unix:{folder}/grpc:0"
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, shutil.Error):  # of a whole tree: (source, target, reason) for each file
+        return str(error.args[0][0][2]).partition(": '")[0]
+    return error.strerror or str(error)
 
 
 def _free_port() -> int:
