@@ -23,7 +23,9 @@ class TritonPythonModel:
         if prompt.as_numpy()[0] == b"raise":
             raise KeyError("a mistake in the model")
         steps = pb_utils.get_input_tensor_by_name(request, "num_inference_steps")
-        call = pb_utils.InferenceRequest("denoiser", requested_output_names=["step"], inputs=[prompt, steps])
+        call = pb_utils.InferenceRequest(
+            model_name="denoiser", requested_output_names=["step"], inputs=[prompt, steps]
+        )
         for answer in call.exec(decoupled=True):
             if answer.has_error():
                 sender.send(pb_utils.InferenceResponse(error=answer.error()), flags=FINAL)
