@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 SIZE_MULTIPLE = 8
 MAX_PROMPT_BYTES = 100_000
+MAX_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,15 @@ STEPS = Field("num_inference_steps", "TYPE_INT32", 1, 150, 20, help="denoising s
 GUIDANCE = Field("guidance_scale", "TYPE_FP32", 0.0, 30.0, 7.0, help="how closely to follow the prompt")
 SEED = Field("seed", "TYPE_INT64", -1, 2**63 - 1, -1, help="where the noise starts; -1 draws one")
 SAMPLER = Field("sampler", "TYPE_STRING", default="DPM++ 2M Karras", help="how to walk from noise to picture")
-WIDTH = Field("width", "TYPE_INT32", 64, 2048, None, help="pixels, a multiple of 8; default: the checkpoint's")
-HEIGHT = Field("height", "TYPE_INT32", 64, 2048, None, help="pixels, a multiple of 8; default: the checkpoint's")
-NUM_IMAGES = Field("num_images", "TYPE_INT32", 1, 8, 1, help="pictures at once, with seeds seed, seed+1, …")
+WIDTH = Field(
+    "width", "TYPE_INT32", 64, 2048, None, help="pixels, a multiple of 8; default: the checkpoint's"
+)
+HEIGHT = Field(
+    "height", "TYPE_INT32", 64, 2048, None, help="pixels, a multiple of 8; default: the checkpoint's"
+)
+NUM_IMAGES = Field(
+    "num_images", "TYPE_INT32", 1, MAX_IMAGES, 1, help="pictures at once, with seeds seed, seed+1, …"
+)
 IMAGE = Field("image", "TYPE_UINT8", help="RGB picture to start from, [height, width, 3]")
 STRENGTH = Field("strength", "TYPE_FP32", 0.0, 1.0, 0.6, help="how far to go from the picture; 1 forgets it")
 

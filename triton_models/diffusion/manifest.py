@@ -86,6 +86,11 @@ class EngineSet:
     threads: int = 0  # for CPU engines; 0 leaves it to them
     cache_folder: str = ""  # where a runtime may keep compiled kernels
 
+    @property
+    def info_folder(self) -> Path:
+        """The folder that ModelInfo.load reads."""
+        return Path(self.model_folder)
+
     @staticmethod
     def load(folder: Path) -> EngineSet:
         """Read ``engines.json`` in ``folder``."""
