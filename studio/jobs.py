@@ -42,17 +42,21 @@ class Job:
 
 
 class Jobs:
-    """Runs requests one after the other, in the order they were asked. Thread safe; a context manager."""
+    """Runs requests in the order they were asked, ``workers`` at a time. Thread safe; a context manager."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, workers: int = 1) -> None:
         self._studio = studio
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
         self._closed = False
-        self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
-        self._worker.start()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"jobs-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     def __enter__(self) -> Jobs:
         return self
@@ -86,7 +90,7 @@ class Jobs:
         with self._changed:
             if job not in self._waiting:
                 return 0
-            running = any(other.state == "running" for other in self._jobs.values())
+            running = sum(other.state == "running" for other in self._jobs.values())
             return self._waiting.index(job) + running
 
     def cancel(self, job: Job) -> None:
@@ -97,19 +101,13 @@ class Jobs:
                 self._waiting.remove(job)
                 self._finish(job, "cancelled")
 
-    def cancel_all(self, owner: str) -> None:
-        """Cancel everything that one page has asked for and that is not finished."""
-        for job in self.of(owner):
-            if not job.finished:
-                self.cancel(job)
-
     def wait(self, job: Job, version: int, timeout: float | None = None) -> bool:
         """Return once the job's version is beyond ``version``, or False after ``timeout`` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: job.version > version, timeout)
 
     def close(self) -> None:
-        """Cancel everything and end the worker."""
+        """Cancel everything and end the workers."""
         with self._changed:
             self._closed = True
             unfinished = [job for job in self._jobs.values() if not job.finished]
@@ -117,7 +115,8 @@ class Jobs:
             self.cancel(job)
         with self._changed:
             self._changed.notify_all()
-        self._worker.join(timeout=10)
+        for worker in self._workers:
+            worker.join(timeout=10)
 
     def _work(self) -> None:
         while True:

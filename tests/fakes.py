@@ -73,7 +73,8 @@ class FakeClient:
             spans.append(Span("step", now - self.seconds_per_step, self.seconds_per_step))
             yield Progress("step", step, request.steps, _preview(images, step / request.steps, request.seed))
         now = time.perf_counter() - began
-        spans.append(Span("decode", now, 0.05))
+        cancel.wait(self.seconds_per_step)
+        spans.append(Span("decode", now, self.seconds_per_step))
         seeds = tuple(request.seed + index for index in range(request.num_images))
         yield RawResult(images, seeds, tuple(spans), "openvino bf16", self.warnings)
 

@@ -55,7 +55,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
     with gr.Blocks(
         title="Triton Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as page:
-        gr.HTML(_header(studio), elem_id="header", js_on_load=_THEME_BUTTON)
+        gr.HTML(_header(studio), elem_id="header", js_on_load=_THEME_BUTTON, apply_default_css=False)
         create(studio, jobs, page)
     page.queue(default_concurrency_limit=None, api_open=False)
     return page
@@ -69,16 +69,18 @@ def launch(
     share: bool = False,
     password: str = "",
     browser: bool = True,
+    workers: int = 1,
     report: Report = silent,
 ) -> Page:
     """Serve the page and return at once.
 
     Reachable from this machine only, unless ``listen`` (the local network) or ``share`` (a public link);
-    both ask for a password, made here when none is given. Raises SettingsError when the port is taken.
+    both ask for a password, made here when none is given. ``workers`` pictures are made at a time: one
+    for each GPU. Raises SettingsError when the port is taken.
     """
     guarded = listen or share
     password = (password or secrets.token_urlsafe(9)) if guarded else password
-    jobs = Jobs(studio)
+    jobs = Jobs(studio, workers)
     blocks = build(studio, jobs)
     history = studio.history
     try:

@@ -101,8 +101,8 @@ def start_input() -> gr.Image:
     start = gr.Image(
         label="Start from a picture",
         type="filepath",
-        sources=["upload", "clipboard"],
-        height=150,
+        sources=["upload"],
+        height=132,
         buttons=[],
         elem_id="start",
         placeholder="Drop a picture, or press to choose one",

@@ -56,10 +56,10 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
                 )
                 cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=90)
         with gr.Column(elem_id="canvas"):
-            notice = gr.HTML(elem_id="notice", js_on_load=_EVENTS_OF_BUTTONS)
-            shown_picture = gr.HTML(elem_id="picture", js_on_load=_EVENTS_OF_BUTTONS)
-            times = gr.HTML(elem_id="times")
-            strip = gr.HTML(elem_id="strip", js_on_load=_EVENTS_OF_BUTTONS)
+            notice, shown_picture, strip, times = (
+                gr.HTML(elem_id=name, js_on_load=_EVENTS_OF_BUTTONS, apply_default_css=False)
+                for name in ("notice", "picture", "strip", "times")
+            )
         with gr.Column(elem_id="settings"):
             controls = _settings(studio, prompt, negative)
             restore = gr.UploadButton(
@@ -88,8 +88,8 @@ def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Contr
     guidance = slider(fields.GUIDANCE, "Guidance", 0.5, elem_id="guidance")
     with gr.Row(elem_id="seeds"):
         seed = seed_input()
-        keep = gr.Checkbox(False, label="Keep", min_width=70, scale=1, elem_id="keep")
-        dice = gr.Button("Roll", min_width=60, scale=1, elem_id="dice")
+        keep = gr.Checkbox(False, label="Lock", min_width=60, scale=0, elem_id="keep")
+        dice = gr.Button("⚄ Roll", min_width=60, scale=0, elem_id="dice")
     sampler = sampler_input()
     count = slider(fields.NUM_IMAGES, "Pictures at once", 1, elem_id="count")
     _sizes_follow(presets, shape, width, height)
