@@ -53,10 +53,14 @@ class Blueprint:
             model_folder=self._inside(repository.model_folder),
             cache_folder=self._inside(repository.cache_folder),
             engines={
-                name: tuple(replace(one, file=str(self._inside(Path(one.file)))) for one in engines)
+                name: tuple(replace(one, file=self._file_inside(one.file)) for one in engines)
                 for name, engines in repository.engines.items()
             },
         )
+
+    def _file_inside(self, file: str) -> str:
+        # A relative one is beside model.json, here as there.
+        return str(self._inside(Path(file))) if Path(file).is_absolute() else file
 
     def _inside(self, path: PurePath) -> PurePosixPath:
         return INSIDE / "cache" / PurePosixPath(path.relative_to(self.settings.cache_dir).as_posix())
