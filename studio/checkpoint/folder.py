@@ -72,7 +72,8 @@ def load_folder(path: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     half = all(".fp16" in weight_files(path, component)[0].name for component in WEIGHTS)
-    return StableDiffusionPipeline.from_pretrained(
+    pipeline_class: Any = StableDiffusionPipeline
+    return pipeline_class.from_pretrained(
         path,
         variant="fp16" if half else None,
         torch_dtype=torch.float32,

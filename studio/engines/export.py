@@ -9,54 +9,34 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from studio.checkpoint import Checkpoint
 from studio.engines import verified
-from studio.errors import CacheError, ExportError
+from studio.errors import CacheError
 from studio.report import Report, silent
 
 GRAPH_VERSION = 1  # of the graphs' meaning: raise it and every checkpoint is exported again
 
 
-@dataclass(frozen=True)
-class FixedShape:
-    """The only sizes a static export takes: pictures at once, latents, and whether there is guidance."""
-
-    batch: int
-    height: int
-    width: int
-    guided: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width}{'g' if self.guided else ''}"
-
-
 def export(
-    checkpoint: Checkpoint,
-    cache_dir: Path,
-    report: Report = silent,
-    *,
-    precision: str = "fp32",
-    shape: FixedShape | None = None,
+    checkpoint: Checkpoint, cache_dir: Path, report: Report = silent, *, precision: str = "fp32"
 ) -> Path:
     """The folder of the checkpoint's ONNX components, made now unless it is there and intact.
 
-    ``precision`` fp32 or fp16 (weights and computation; inputs and outputs are the same). ``shape``
-    fixes every dimension; without it one file serves every size. Raises ExportError, CheckpointError
-    or CacheError.
+    ``precision`` is fp32 or fp16, of weights and computation; inputs and outputs are the same. One file
+    serves every size. Raises ExportError, CheckpointError or CacheError.
     """
-    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision, shape)
+    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision)
     if verified.intact(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, report):
             if not verified.intact(folder):
-                _make(checkpoint, folder, precision, shape, report)
+                _make(checkpoint, folder, precision, report)
     except OSError as error:
         raise CacheError(
             f"The exported checkpoint could not be written to {folder.parent}: {error.strerror or error}.",
@@ -66,9 +46,8 @@ def export(
     return folder
 
 
-def _folder_name(checkpoint: Checkpoint, precision: str, shape: FixedShape | None) -> str:
-    parts = [checkpoint.digest[:16], f"g{GRAPH_VERSION}", precision, *([str(shape)] if shape else [])]
-    return "-".join(parts)
+def _folder_name(checkpoint: Checkpoint, precision: str) -> str:
+    return f"{checkpoint.digest[:16]}-g{GRAPH_VERSION}-{precision}"
 
 
 def _alone(folder: Path, report: Report) -> FileLock:
@@ -82,9 +61,7 @@ def _alone(folder: Path, report: Report) -> FileLock:
     return lock
 
 
-def _make(
-    checkpoint: Checkpoint, folder: Path, precision: str, shape: FixedShape | None, report: Report
-) -> None:
+def _make(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) -> None:
     from studio.engines.trace import write_components  # torch is imported only when there is work for it
 
     for abandoned in folder.parent.glob(f"{folder.name}.partial-*"):
@@ -93,7 +70,7 @@ def _make(
     partial.mkdir()
     started = time.monotonic()
     try:
-        write_components(checkpoint, partial, precision, shape, report)
+        write_components(checkpoint, partial, precision, report)
         verified.seal(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)

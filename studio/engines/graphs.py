@@ -15,11 +15,48 @@ from torch import Tensor, nn
 from studio.engines.components import DENOISER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 
 
+def _dtype(network: nn.Module) -> torch.dtype:
+    """What the network computes in."""
+    return next(network.parameters()).dtype
+
+
+class PlainAttention:
+    """Attention as the exporter should see it: MatMul, Softmax, MatMul, and constant head sizes.
+
+    The exporter's own form of fused attention derives the scale from shapes at run time, in float32
+    even beside float16. Queries are scaled before the product, so that float16 does not overflow.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        tokens = hidden_states
+        if spatial := hidden_states.dim() == 4:  # the VAE's: [N, C, h, w]
+            tokens = attn.group_norm(hidden_states).flatten(2).transpose(1, 2)
+        context = tokens if encoder_hidden_states is None else encoder_hidden_states
+        split = (tokens.shape[0], -1, attn.heads, attn.to_q.out_features // attn.heads)
+        query = (attn.to_q(tokens) * attn.scale).reshape(split).transpose(1, 2)
+        key = attn.to_k(context).reshape(split).permute(0, 2, 3, 1)
+        value = attn.to_v(context).reshape(split).transpose(1, 2)
+        mixed = ((query @ key).softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+        output: Tensor = attn.to_out[0](mixed)
+        if spatial:
+            output = output.transpose(1, 2).reshape(hidden_states.shape) + hidden_states
+        return output
+
+
 class TextEncoder(nn.Module):
     """Token ids [U, tokens] to embeddings [U, tokens, width]."""
 
-    def __init__(self, text_encoder: nn.Module) -> None:
+    def __init__(self, text_encoder: Any) -> None:
         super().__init__()
+        # The exporter writes the fused attention's causal mask as float32 even beside float16.
+        text_encoder.set_attn_implementation("eager")
         self.text_encoder = text_encoder
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -32,14 +69,14 @@ class VaeEncoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
+        vae.set_attn_processor(PlainAttention())
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv if vae.quant_conv is not None else nn.Identity()
         self.scale = float(vae.config.scaling_factor)
-        self.dtype = vae.dtype
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        moments = self.quant_conv(self.encoder(pixels.to(self.dtype))).float()
+        pixels = image.float().permute(0, 3, 1, 2) / 127.5 - 1.0
+        moments = self.quant_conv(self.encoder(pixels.to(_dtype(self)))).float()
         mean, log_variance = moments.chunk(2, dim=1)
         std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         return mean * self.scale, std * self.scale
@@ -50,17 +87,17 @@ class VaeDecoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
+        vae.set_attn_processor(PlainAttention())
         self.post_quant_conv = vae.post_quant_conv if vae.post_quant_conv is not None else nn.Identity()
         self.decoder = vae.decoder
         self.scale = float(vae.config.scaling_factor)
-        self.dtype = vae.dtype
 
     def forward(self, latents: Tensor) -> Tensor:
         return (self.decode(latents) * 255.0).round().to(torch.uint8)
 
     def decode(self, latents: Tensor) -> Tensor:
         """RGB in 0..1, [N, H, W, 3]."""
-        scaled = (latents / self.scale).to(self.dtype)
+        scaled = (latents / self.scale).to(_dtype(self))
         pixels: Tensor = self.decoder(self.post_quant_conv(scaled)).float()
         return (pixels / 2.0 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 1)
 
@@ -103,6 +140,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
+        unet.set_attn_processor(PlainAttention())
         self.tile = Tile()
         self.unet = unet
         self.guide = Guide()
@@ -120,7 +158,7 @@ class Denoiser(nn.Module):
         denoised_scale: Tensor,
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        dtype = self.unet.dtype
+        dtype = _dtype(self.unet)
         latents = state[0]
         tiled = self.tile(latents, input_scale, embeddings).to(dtype)
         predictions = self.unet(tiled, timestep, embeddings.to(dtype), return_dict=False)[0]

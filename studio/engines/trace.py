@@ -7,12 +7,12 @@ nodes after modules.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,22 +27,19 @@ from studio.engines.model_info import model_info, write_tokenizer
 from studio.engines.verified import sha256
 from studio.errors import ExportError
 from studio.report import Report
-
-if TYPE_CHECKING:
-    from studio.engines.export import FixedShape
+from triton_models.diffusion.manifest import ModelInfo
 
 OPSET = 17
 # ONNX beyond this goes beside its weights in a .data file: protobuf ends at 2 GiB.
 INLINE_BYTES = 1_500_000_000
 # Of the norm of the difference over the norm of torch's float32 output.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+HALF_HEADROOM = 65_504 / 4
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def write_components(
-    checkpoint: Checkpoint, folder: Path, precision: str, shape: FixedShape | None, report: Report
-) -> None:
+def write_components(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) -> None:
     """Fill ``folder`` with one ONNX file per component, model.json and tokenizer/. Raises ExportError."""
     report(f"Reading {checkpoint.name}", 0.0)
     with _quiet(), torch.no_grad():
@@ -51,37 +48,29 @@ def write_components(
         modules = graphs.modules(pipeline)
         for index, component in enumerate(COMPONENTS):
             report(f"Exporting {component.name.replace('_', ' ')}", (index + 1) / (len(COMPONENTS) + 1))
-            file = folder / f"{component.name}.onnx"
-            error = _write(
-                component, modules.pop(component.name), file, precision, shape, info.embedding_width
-            )
-            info.components[component.name] = {
-                "sha256": sha256(file),
-                "relative_error": float(f"{error:.2g}"),
-            }
-            gc.collect()
+            module = modules.pop(component.name)
+            info.components[component.name] = _write(component, module, info, folder, precision)
         write_tokenizer(pipeline.tokenizer, folder / "tokenizer")
         info.save(folder)
 
 
 def _write(
-    component: Component,
-    module: nn.Module,
-    file: Path,
-    precision: str,
-    shape: FixedShape | None,
-    embedding_width: int,
-) -> float:
-    """Export one component to ``file``; returns its relative error against float32 torch."""
-    sizes = _sizes(shape, embedding_width)
-    example = _random_inputs(component, sizes, seed=0)
-    expected = module(*(torch.from_numpy(array) for array in example.values()))
+    component: Component, module: nn.Module, info: ModelInfo, folder: Path, precision: str
+) -> dict[str, Any]:
+    """Export one component into ``folder``; returns what model.json says of it.
+
+    It is traced at one size and checked at another, so that what depends on the size shows.
+    """
+    file = folder / f"{component.name}.onnx"
+    inputs = random_inputs(component, _sizes(info, 1, 8, 8))
+    expected = module(*(torch.from_numpy(array) for array in inputs.values()))
     expected = [expected] if isinstance(expected, Tensor) else expected
+    if precision == "fp16" and not _fits_half(module, inputs):
+        precision = "fp32"
     if precision == "fp16":
         module = module.half()
-    _trace(component, module, example, file, static=shape is not None)
-    _inline_or_beside(file)
-    error = relative_error(run(file, example), [tensor.numpy() for tensor in expected])
+    _trace(component, module, random_inputs(component, _sizes(info, 2, 3, 5)), file)
+    error = relative_error(run(file, inputs), [tensor.numpy() for tensor in expected])
     if not error <= TOLERANCE[precision]:
         raise ExportError(
             f"The exported {component.name} differs from torch by {error:.2g} (relative); "
@@ -89,25 +78,16 @@ def _write(
             state="The export was discarded.",
             hint="The checkpoint may be damaged: try another copy of it.",
         )
-    return error
+    return {"sha256": sha256(file), "precision": precision, "relative_error": float(f"{error:.2g}")}
 
 
-def _sizes(shape: FixedShape | None, embedding_width: int) -> dict[str, int]:
-    """What to trace with. 9 × 11 latents do not halve evenly, which makes the UNet's upsampling
-    take its sizes from the skip connections: only so can the graph serve every size."""
-    if shape is None:
-        return components.sizes(2, 9, 11, guided=True, tokens=77, embedding_width=embedding_width)
+def _sizes(info: ModelInfo, batch: int, height: int, width: int) -> dict[str, int]:
     return components.sizes(
-        shape.batch,
-        shape.height,
-        shape.width,
-        guided=shape.guided,
-        tokens=77,
-        embedding_width=embedding_width,
+        batch, height, width, guided=True, tokens=info.max_tokens, embedding_width=info.embedding_width
     )
 
 
-def _random_inputs(component: Component, sizes: dict[str, int], seed: int) -> Arrays:
+def random_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -> Arrays:
     """Random values in the range that each input has at run time."""
     random = np.random.default_rng(seed)
     inputs: Arrays = {}
@@ -119,40 +99,56 @@ def _random_inputs(component: Component, sizes: dict[str, int], seed: int) -> Ar
             inputs[spec.name] = random.integers(0, 256, shape, dtype=np.uint8)
         elif spec.name == "timestep":
             inputs[spec.name] = np.array([500.0], np.float32)
+        elif spec.name == "denoised_scale":
+            inputs[spec.name] = np.array([0.0, 1.0], np.float32)  # shows the UNet's own error undiluted
         else:
             inputs[spec.name] = random.standard_normal(shape, dtype=np.float32)
     return inputs
 
 
-def _trace(component: Component, module: nn.Module, example: Arrays, file: Path, static: bool) -> None:
-    dynamic = {
+def _trace(component: Component, module: nn.Module, example: Arrays, file: Path) -> None:
+    """Export ``module`` to ``file``, its weights inside it or, when they are too large, in ``file``.data."""
+    symbols = {
         spec.name: {axis: dim for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
         for spec in component.inputs + component.outputs
     }
-    torch.onnx.export(
-        module.eval(),
-        tuple(torch.from_numpy(array) for array in example.values()),
-        str(file),
-        input_names=[spec.name for spec in component.inputs],
-        output_names=[spec.name for spec in component.outputs],
-        dynamic_axes=None if static else dynamic,
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    # The exporter writes large models as hundreds of files, so it gets a folder to itself.
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        traced = Path(scratch) / file.name
+        torch.onnx.export(
+            module.eval(),
+            tuple(torch.from_numpy(array) for array in example.values()),
+            str(traced),
+            input_names=[spec.name for spec in component.inputs],
+            output_names=[spec.name for spec in component.outputs],
+            dynamic_axes=symbols,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        if sum(path.stat().st_size for path in Path(scratch).iterdir()) < INLINE_BYTES:
+            traced.replace(file)
+            return
+        model = onnx.load(str(traced))
+    onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
 
 
-def _inline_or_beside(file: Path) -> None:
-    """Keep weights inside ``file`` while protobuf can hold them, else in one ``.data`` file beside it."""
-    external = [path for path in file.parent.iterdir() if path.suffix not in (".onnx", ".json", ".data")]
-    if not external:
-        return
-    model = onnx.load(str(file))
-    for path in external:
-        if path.is_file():
-            path.unlink()
-    onnx.save_model(
-        model, str(file), save_as_external_data=True, location=f"{file.name}.data", size_threshold=1024
-    )
+def _fits_half(module: nn.Module, inputs: Arrays) -> bool:
+    """Whether everything the network computes on ``inputs`` stays well inside float16's range.
+
+    Some VAEs do not: their activations pass 65,504, and the picture comes out black.
+    """
+    peak = 0.0
+
+    def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal peak
+        if isinstance(output, Tensor) and output.is_floating_point():
+            peak = max(peak, float(output.abs().max()))
+
+    hooks = [part.register_forward_hook(watch) for part in module.modules()]
+    module(*(torch.from_numpy(array) for array in inputs.values()))
+    for hook in hooks:
+        hook.remove()
+    return peak < HALF_HEADROOM
 
 
 def run(file: Path, inputs: Arrays) -> list[npt.NDArray[Any]]:
@@ -176,12 +172,13 @@ def relative_error(actual: list[npt.NDArray[Any]], expected: list[npt.NDArray[An
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter's deprecation notice, its tracer's remarks, and progress bars are not for artists."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    import diffusers.utils.logging
+    import transformers.utils.logging
 
+    bars: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
     levels = {name: logging.getLogger(name).level for name in ("diffusers", "transformers", "torch.onnx")}
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    for library in bars:
+        library.disable_progress_bar()
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -191,5 +188,5 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
+        for library in bars:
+            library.enable_progress_bar()
