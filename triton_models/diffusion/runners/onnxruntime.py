@@ -19,8 +19,8 @@ def load(file: Path, precision: str, threads: int, cache_folder: Path | None) ->
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that spin on after a run would fight the next stage, which is another process.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads that spin would fight the other stages and the browser, which are processes too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
