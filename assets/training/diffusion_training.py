@@ -20,7 +20,7 @@ from assets.training.models import LATENT_CHANNELS, VAE_FACTOR, make_scheduler, 
 from assets.training.schedule import average_into, learning_rate
 from assets.training.tokenizer import MAX_TOKENS
 
-PEAK_RATE = 1.2e-3
+PEAK_RATE = 1e-3
 AVERAGE = 0.9990
 CAPTION_DROPOUT = 0.1
 SAVE_SECONDS = 60

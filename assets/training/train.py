@@ -1,4 +1,4 @@
-"""Train the postcards checkpoint: tokenizer, autoencoder, then text encoder and UNet.
+"""Train the postcards checkpoint: tokenizer, autoencoder, its decoder some more, then text encoder and UNet.
 
     python -m assets.training.train --out runs/postcards            everything, on one CUDA GPU
     python -m assets.training.train --out runs/postcards --stages pack --checkpoint assets/postcards
@@ -16,6 +16,7 @@ import random
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -27,7 +28,7 @@ from assets.training.scene import random_scene
 from assets.training.tokenizer import train_tokenizer
 from assets.training.vae_training import train_vae
 
-STAGES = ("tokenizer", "vae", "diffusion", "pack")
+STAGES = ("tokenizer", "vae", "decoder", "diffusion", "pack")
 SEED = 20
 
 
@@ -53,7 +54,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     for stage in STAGES:
         if stage in options.stages:
-            {"tokenizer": _tokenizer, "vae": _vae, "diffusion": _diffusion, "pack": _pack}[stage](options)
+            RUN[stage](options)
 
 
 def _tokenizer(options: argparse.Namespace) -> None:
@@ -63,8 +64,21 @@ def _tokenizer(options: argparse.Namespace) -> None:
 
 
 def _vae(options: argparse.Namespace) -> None:
-    vae = train_vae(
+    _save(_train_vae(make_vae(), options, refine=False), options.out / "vae.safetensors")
+
+
+def _decoder(options: argparse.Namespace) -> None:
+    """May run beside `diffusion`, which reads the autoencoder once and needs only its encoder."""
+    vae = make_vae()
+    vae.load_state_dict(load_file(options.out / "vae.safetensors"))
+    _save(_train_vae(vae, options, refine=True), options.out / "vae_refined.safetensors")
+
+
+def _train_vae(vae: AutoencoderKL, options: argparse.Namespace, *, refine: bool) -> AutoencoderKL:
+    return train_vae(
+        vae,
         options.out / "tokenizer",
+        refine=refine,
         images=options.vae_images,
         batch=options.vae_batch,
         minutes=options.vae_minutes,
@@ -72,7 +86,6 @@ def _vae(options: argparse.Namespace) -> None:
         device=options.device,
         compiled=not options.no_compile,
     )
-    _save(vae, options.out / "vae.safetensors")
 
 
 def _diffusion(options: argparse.Namespace) -> None:
@@ -101,7 +114,7 @@ def _pack(options: argparse.Namespace) -> None:
     networks = Networks(make_text_encoder(tokenizer), make_unet(), make_vae())
     networks.text_encoder.load_state_dict(load_file(options.out / "text_encoder.safetensors"))
     networks.unet.load_state_dict(load_file(options.out / "unet.safetensors"))
-    networks.vae.load_state_dict(load_file(options.out / "vae.safetensors"))
+    networks.vae.load_state_dict(load_file(options.out / "vae_refined.safetensors"))
     save_checkpoint(options.checkpoint or options.out / "postcards", networks, tokenizer)
 
 
@@ -110,6 +123,9 @@ def _save(model: nn.Module, file: Path) -> None:
     fresh = file.with_suffix(".part")
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, fresh)
     fresh.replace(file)
+
+
+RUN = {"tokenizer": _tokenizer, "vae": _vae, "decoder": _decoder, "diffusion": _diffusion, "pack": _pack}
 
 
 if __name__ == "__main__":
