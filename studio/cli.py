@@ -1,0 +1,279 @@
+"""The commands. Each is thin: options in, the module that does the work, an exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields as knobs
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from studio import __version__
+from studio.errors import Cancelled, SettingsError, StudioError
+from studio.request import ImageRequest
+from studio.settings import Settings, option, variable
+from studio.terminal import Terminal
+from triton_models.diffusion import fields, samplers
+from triton_models.diffusion.fields import Field
+
+# Attribute of ImageRequest → the field that describes it.
+REQUEST_FIELDS: dict[str, Field] = {
+    "negative_prompt": fields.NEGATIVE_PROMPT,
+    "steps": fields.STEPS,
+    "guidance_scale": fields.GUIDANCE,
+    "seed": fields.SEED,
+    "sampler": fields.SAMPLER,
+    "width": fields.WIDTH,
+    "height": fields.HEIGHT,
+    "num_images": fields.NUM_IMAGES,
+    "image": fields.IMAGE,
+    "strength": fields.STRENGTH,
+}
+BOOT = (
+    "model",
+    "runtime",
+    "engine",
+    "gpu",
+    "image",
+    "engine_sources",
+    "data_dir",
+    "cache_dir",
+    "threads",
+    "log_level",
+)
+PAGE = ("port", "browser", "listen", "share", "password")
+EXTRAS = ("test", "tensorrt", "tensorrt-rtx")  # of pyproject.toml
+
+STUDIO_HELP = """\
+Opens the studio: a page in the browser where prompts become pictures.
+
+Every option is also an environment variable, named below; an option wins over it.
+Pictures are kept in the data folder, each with the settings that made it."""
+
+GENERATE_HELP = """\
+Draws pictures without the page and prints the files they are in.
+
+  python launcher.py generate "a red house by a lake at sunset" -o house.png
+  python launcher.py generate "the same in snow" --image house.png --strength 0.5 -o snow.png
+  python launcher.py generate "three boats" --num-images 4 --seed 7 --json
+
+A studio that is running with the same --model, --engine, --gpu and --runtime does the work;
+otherwise one is started for it and stopped again."""
+
+DOCTOR_HELP = """\
+Says what this machine has, what the studio will use and why, and what to fix.
+The exit status is 0 when a studio can run here, 1 when something must be fixed first."""
+
+BENCH_HELP = """\
+Measures the studio against diffusers on this machine, in turn in one run: the same checkpoint,
+request and threads. Also the share of the time that is not engines, the gap between two steps,
+the stages of the start, memory, and each engine by itself."""
+
+TEST_HELP = """\
+Installs what the tests need and runs all of them: ruff, mypy and pytest.
+Arguments after -- go to pytest:  python launcher.py test -- -k samplers"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status. No traceback reaches the person who started it."""
+    terminal = Terminal()
+    asked = parser().parse_args(arguments)
+    try:
+        settings = Settings.load({knob.name: getattr(asked, knob.name, None) for knob in knobs(Settings)})
+        _set_up_logging(settings)
+        run: Callable[[argparse.Namespace, Settings, Terminal], int] = asked.run
+        return run(asked, settings, terminal)
+    except KeyboardInterrupt:
+        terminal.line("Stopped.")
+        return 130
+    except Cancelled as error:
+        terminal.line(str(error))
+        return 130
+    except StudioError as error:
+        for sentence in (error.what, error.state, error.hint):
+            if sentence:
+                terminal.line(sentence)
+        return 2 if isinstance(error, SettingsError) else 1
+    except Exception as error:
+        logging.getLogger(__name__).exception("Unexpected")
+        terminal.line(f"Something unexpected happened: {type(error).__name__}: {error}")
+        terminal.line(
+            "Nothing you made is lost. The log in the data folder has the details (`doctor` says where)."
+        )
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(prog="python launcher.py", description=STUDIO_HELP)
+    top.add_argument("--version", action="version", version=f"Triton Studio {__version__}")
+    top.set_defaults(run=_serve)
+    _add_knobs(top, PAGE + BOOT)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    generate = commands.add_parser(
+        "generate", help="draw pictures without the page", description=GENERATE_HELP
+    )
+    generate.set_defaults(run=_generate)
+    generate.add_argument("prompt", help=fields.PROMPT.help)
+    generate.add_argument(
+        "-o", "--output", type=Path, help="a PNG; several pictures become NAME-1, NAME-2, …"
+    )
+    generate.add_argument(
+        "--json", action="store_true", help="print files, seeds, engine and timings as JSON"
+    )
+    _add_request_fields(generate)
+    _add_knobs(generate.add_argument_group("studio"), BOOT)
+
+    doctor = commands.add_parser(
+        "doctor", help="what was found, what will be used, what to fix", description=DOCTOR_HELP
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="print it as JSON")
+    _add_knobs(doctor, BOOT)
+
+    bench = commands.add_parser("bench", help="measure this machine", description=BENCH_HELP)
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    bench.add_argument("--steps", type=int, default=20, help="denoising steps of the request (20)")
+    bench.add_argument("--rounds", type=int, default=5, help="how often each side runs, in turn (5)")
+    _add_knobs(bench, BOOT)
+
+    test = commands.add_parser("test", help="run all tests", description=TEST_HELP)
+    test.set_defaults(run=_test)
+    test.add_argument("pytest_arguments", nargs="*", metavar="-- ARGUMENT", help="for pytest")
+
+    install = commands.add_parser(
+        "install",
+        help="add optional packages",
+        description="Adds optional packages to .venv, pinned like the rest.",
+    )
+    install.set_defaults(run=_install)
+    install.add_argument("extra", choices=EXTRAS, nargs="+", help="which")
+    _add_engine_commands(commands)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Keeps the line breaks of descriptions."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+
+def _add_knobs(target: Any, names: Sequence[str]) -> None:
+    known = {knob.name: knob for knob in knobs(Settings)}
+    for name in names:
+        knob = known[name]
+        facts = knob.metadata
+        shown = facts["shown"]
+        text = f"{facts['help']} [{variable(knob)}{'' if shown in ('', ()) else f', {_shown(shown)}'}]"
+        flag = option(knob)
+        if flag.startswith("--no-"):
+            target.add_argument(flag, dest=name, action="store_false", default=argparse.SUPPRESS, help=f"do not {text}")
+        elif isinstance(shown, bool):
+            target.add_argument(flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = "|".join(facts["choices"]) or name.removesuffix("_dir").upper()
+            target.add_argument(flag, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _shown(value: object) -> str:
+    return {True: "1", False: "0"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _add_request_fields(target: argparse.ArgumentParser) -> None:
+    types = {"TYPE_INT32": int, "TYPE_INT64": int, "TYPE_FP32": float, "TYPE_STRING": str, "TYPE_UINT8": Path}
+    for name, known in REQUEST_FIELDS.items():
+        span = "" if known.low is None or known.high is None else f", {known.low:g} to {known.high:g}"
+        span = span if known is not fields.SEED else ""
+        given = "" if known.default in (None, "") else f" ({known.default})"
+        target.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"request_{name}",
+            type=types[known.dtype],
+            default=None,
+            metavar=name.upper(),
+            choices=samplers.NAMES if known is fields.SAMPLER else None,
+            help=f"{known.help}{span}{given}",
+        )
+
+
+def _add_engine_commands(commands: Any) -> None:
+    if importlib.util.find_spec("studio.engines.commands") is None:
+        return
+    engines = importlib.import_module("studio.engines.commands")
+    engines.add(commands.add_parser("engines", help="list, build, verify, share engines"), _add_knobs)
+
+
+def _set_up_logging(settings: Settings) -> None:
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if settings.log_level != "debug" else logging.DEBUG)
+    shown = logging.StreamHandler()
+    shown.setLevel(settings.log_level.upper())
+    shown.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    root.addHandler(shown)
+    for chatty in ("httpx", "asyncio", "matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        (settings.data_dir / "logs").mkdir(parents=True, exist_ok=True)
+        kept = RotatingFileHandler(
+            settings.data_dir / "logs" / "studio.log", maxBytes=2_000_000, backupCount=3
+        )
+    except OSError:  # the history says so, where it matters more
+        return
+    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(kept)
+
+
+# One function per command. Their modules are imported here, so that `--help` is quick.
+
+
+def _serve(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.start import serve
+
+    return serve(settings, port_asked=hasattr(asked, "port"), terminal=terminal)
+
+
+def _generate(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.draw import draw
+    from studio.image import open_image
+
+    given = {name: getattr(asked, f"request_{name}") for name in REQUEST_FIELDS}
+    if given["image"] is not None:
+        given["image"] = open_image(given["image"])
+    request = ImageRequest(
+        asked.prompt, **{name: value for name, value in given.items() if value is not None}
+    )
+    return draw(settings, request, asked.output, as_json=asked.json, terminal=terminal)
+
+
+def _doctor(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.doctor import doctor
+
+    return doctor(settings, as_json=asked.json)
+
+
+def _bench(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.bench import bench
+
+    return bench(settings, steps=asked.steps, rounds=asked.rounds, as_json=asked.json, terminal=terminal)
+
+
+def _test(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.checks import run_all
+
+    return run_all(asked.pytest_arguments, terminal)
+
+
+def _install(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    terminal.line(f"Installed: {', '.join(asked.extra)}.")  # launcher.py did it on the way here
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
