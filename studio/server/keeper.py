@@ -70,7 +70,7 @@ def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
             return True
         for pid in _children(server.pid):
             status = _exit_status(pid)
-            if status and models.get(pid, "?") != "?":  # Triton's search for GPUs is a child too, and may fail
+            if status and models.get(pid, "?") != "?":  # Triton looks for GPUs in a child, which may fail
                 _say(
                     f"The process of the model {models.get(pid, '?')!r} died ({status}); stopping the server."
                 )
