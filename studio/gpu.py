@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -192,6 +193,9 @@ def refresh(gpu: Gpu, nvml: Any = pynvml) -> Gpu | None:
     return next((now for now in detect(nvml, gpu.wsl).gpus if now.uuid == gpu.uuid), None)
 
 
-def visible(gpus: tuple[Gpu, ...]) -> dict[str, str]:
-    """The environment under which a child process sees exactly these GPUs."""
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus)}
+def environment(gpus: tuple[Gpu, ...]) -> dict[str, str]:
+    """This process's environment, changed so that a child sees exactly these GPUs; unchanged for none."""
+    if not gpus:
+        return dict(os.environ)
+    uuids = ",".join(gpu.uuid for gpu in gpus)
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuids}

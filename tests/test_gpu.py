@@ -202,10 +202,14 @@ def test_choosing_among_two_unlike_gpus() -> None:
     assert gpu.choose(found, "0") == (small,)
     assert gpu.choose(found, "GPU-3060aaaa") == (small,)
     assert gpu.choose(found, "all") == (small, big)
-    assert gpu.visible((big,)) == {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": "GPU-4090aaaa-0001",
-    }
+
+
+def test_a_child_sees_only_the_chosen_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    seen = gpu.environment(gpu.detect(FakeNvml([RTX_3060_LAPTOP, RTX_4090]), wsl=False).gpus)
+    assert seen["CUDA_VISIBLE_DEVICES"] == "GPU-3060aaaa-0001,GPU-4090aaaa-0001"
+    assert seen["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert gpu.environment(())["CUDA_VISIBLE_DEVICES"] == "7"
 
 
 @pytest.mark.parametrize("wanted", ["2", "GPU-nothere", "G", ""])

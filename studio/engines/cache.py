@@ -17,7 +17,7 @@ from threading import Event
 
 from filelock import FileLock, Timeout
 
-from studio.engines.entry import PLAN, Entry, Facts, Unfit, check_plan, read_entry, write_sidecar
+from studio.engines.entry import Entry, Facts, Unfit, check_plan, plan_name, read_entry, write_sidecar
 from studio.engines.key import EngineKey
 from studio.engines.verified import sha256
 from studio.errors import BuildCancelled, CacheError
@@ -48,6 +48,11 @@ class EngineCache:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def compiled(self) -> Path:
+        """Where runtimes keep the kernels they compile."""
+        return self.root / "compiled"
 
     def log_file(self, key: EngineKey) -> Path:
         """Where the builder's log of ``key`` is kept, whether it succeeded or not."""
@@ -157,7 +162,7 @@ class EngineCache:
 
     def keep(self, staged: Path, key: EngineKey, facts: Facts) -> Entry:
         """Make the plan in ``staged`` the entry of ``key``. Raises CacheError."""
-        plan = staged / PLAN
+        plan = staged / plan_name(key)
         with told("The engine could not be kept"):
             entry = Entry(self.plans / key.name, key, sha256(plan), plan.stat().st_size, facts)
             write_sidecar(staged, entry)

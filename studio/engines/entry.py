@@ -13,7 +13,6 @@ from studio.engines.key import EngineKey
 from studio.engines.verified import sha256
 from triton_models.diffusion.manifest import Engine
 
-PLAN = "engine.plan"
 SIDECAR = "engine.json"
 _MOST_SIDECAR_BYTES = 1 << 20
 
@@ -58,7 +57,7 @@ class Entry:
 
     @property
     def plan(self) -> Path:
-        return self.folder / PLAN
+        return self.folder / plan_name(self.key)
 
     @property
     def engine(self) -> Engine:
@@ -75,6 +74,11 @@ class Entry:
             profile.height,
             profile.width,
         )
+
+
+def plan_name(key: EngineKey) -> str:
+    """Of the plan's file. Not the same for all: runtimes name what they compile after it."""
+    return f"{key.name}.plan"
 
 
 def read_entry(folder: Path) -> Entry:
