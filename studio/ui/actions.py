@@ -34,6 +34,7 @@ class Outputs:
     notice: gr.HTML
     waterfall: gr.HTML
     strip: gr.HTML
+    waiting: gr.HTML
     cancel: gr.Button
     shown: gr.State  # how many pictures the strip holds
 
@@ -162,27 +163,27 @@ class Actions:
         return str(random.getrandbits(SEED_BITS)), True
 
     async def _follow(self, job: Job) -> AsyncIterator[Updates]:
-        version = -1
-        while True:
-            if job.version != version:
+        version, said = -1, ""
+        while not job.finished:
+            updates: Updates = {}
+            mine = [other for other in self._jobs.of(job.owner) if not other.finished]
+            if job.version != version and mine and mine[0] is job:  # else an earlier one has the stage
                 version = job.version
-                if job.finished:
-                    yield self._ended(job)
-                    return
-                updates = self._on_its_way(job)
-                if updates:
-                    yield updates
+                updates[self._out.stage] = stage.working(job, self._jobs.ahead_of(job))
+            # Sent only when it changes: a button that is drawn anew while it is pressed loses the press.
+            if (line := stage.waiting(len(mine) - 1)) != said:
+                said = updates[self._out.waiting] = line
+            if updates:
+                yield updates
             await asyncio.sleep(SECONDS_BETWEEN_UPDATES)
-
-    def _on_its_way(self, job: Job) -> Updates:
-        mine = [other for other in self._jobs.of(job.owner) if not other.finished]
-        if job.state == "waiting" and mine[0] is not job:
-            return {}  # an earlier picture of this page has the stage
-        return {self._out.stage: stage.working(job, self._jobs.ahead_of(job), len(mine) - 1)}
+        yield self._ended(job)
 
     def _ended(self, job: Job) -> Updates:
-        more = any(not other.finished for other in self._jobs.of(job.owner))
-        updates: Updates = {self._out.cancel: gr.update(interactive=more)}
+        left = sum(not other.finished for other in self._jobs.of(job.owner))
+        updates: Updates = {
+            self._out.cancel: gr.update(interactive=left > 0),
+            self._out.waiting: stage.waiting(left - 1),
+        }
         if job.result is not None:
             return updates | {
                 self._out.stage: stage.finished(job.result, self._studio.history),
@@ -190,7 +191,7 @@ class Actions:
                 self._out.waterfall: waterfall(job.result.spans),
                 self._out.strip: gallery.strip(self._studio.history),
             }
-        if more:
+        if left:
             return updates
         newest = self._studio.history.recent(1)
         updates[self._out.stage] = stage.kept(newest[0]) if newest else stage.empty()

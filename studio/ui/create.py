@@ -55,11 +55,9 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
                     "Generate", variant="primary", elem_id="generate", scale=3, min_width=140
                 )
                 cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=90)
+            waiting = _html("waiting")
         with gr.Column(elem_id="canvas"):
-            notice, shown_picture, strip, times = (
-                gr.HTML(elem_id=name, js_on_load=_EVENTS_OF_BUTTONS, apply_default_css=False)
-                for name in ("notice", "picture", "strip", "times")
-            )
+            notice, picture, strip, times = (_html(name) for name in ("notice", "picture", "strip", "times"))
         with gr.Column(elem_id="settings"):
             controls = _settings(studio, prompt, negative)
             restore = gr.UploadButton(
@@ -69,10 +67,14 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
                 elem_id="restore",
                 type="filepath",
             )
-    outputs = Outputs(shown_picture, notice, times, strip, cancel, gr.State(0))
+    outputs = Outputs(picture, notice, times, strip, waiting, cancel, gr.State(0))
     owner = gr.Textbox(visible=False)
     actions = Actions(studio, jobs, controls, outputs)
     _connect(page, actions, controls, outputs, generate, restore, owner)
+
+
+def _html(name: str) -> gr.HTML:
+    return gr.HTML(elem_id=name, js_on_load=_EVENTS_OF_BUTTONS, apply_default_css=False)
 
 
 def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Controls:
@@ -138,7 +140,7 @@ def _connect(
     page.load(actions.arrive, owner, written, js=_OWNER_LAST, **quiet)
     at_once = {**quiet, "queue": False, "trigger_mode": "multiple"}
     outputs.cancel.click(actions.cancel, owner, None, js=_OWNER_LAST, **at_once)
-    outputs.stage.clear(actions.clear, owner, None, js=_OWNER_LAST, **at_once)
+    outputs.waiting.clear(actions.clear, owner, None, js=_OWNER_LAST, **at_once)
     for shown in (outputs.strip.pick, outputs.stage.reuse):
         shown(actions.pick, None, written, **quiet)
     outputs.stage.start(actions.use_as_start, None, written, **quiet)

@@ -38,7 +38,7 @@ def empty() -> str:
     )
 
 
-def working(job: Job, ahead: int, waiting: int) -> str:
+def working(job: Job, ahead: int) -> str:
     """A job on its way: the latest preview, and how far it is."""
     progress = job.progress or Progress("queue")
     request = job.request
@@ -47,18 +47,13 @@ def working(job: Job, ahead: int, waiting: int) -> str:
         "".join(_preview(preview) for preview in progress.previews) if progress.previews is not None else ""
     )
     line, detail = _said(job, progress, ahead)
-    more = (
-        f'<button type="button" class="link" data-do="clear">{waiting} more waiting · clear</button>'
-        if waiting
-        else ""
-    )
     steps = progress.steps or request.steps
     return (
         f'<div class="stage working" data-step="{progress.step}" data-steps="{steps}">'
         f'<div class="frame" {_shape(request, progress.previews)}>{_grid(images, request.num_images)}</div>'
         f'<div class="progress" role="progressbar" aria-label="Drawing" aria-valuemin="0" aria-valuemax="100"'
         f' aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.1f}%"></i></div>'
-        f'<p class="caption"><b>{line}</b><span>{detail}</span>{more}</p></div>'
+        f'<p class="caption"><b>{line}</b><span>{detail}</span></p></div>'
     )
 
 
@@ -80,6 +75,13 @@ def kept(picture: Picture) -> str:
     facts = [f"seed {picture.request.seed}", summary(picture.spans) if picture.spans else ""]
     facts += [picture.engine, picture.model]
     return _shown(_kept(picture), picture.request, 1, facts, [str(picture.file)])
+
+
+def waiting(count: int) -> str:
+    """How many pictures wait behind the one being made; empty for none."""
+    if count < 1:
+        return ""
+    return f'<p>{count} more waiting · <button type="button" data-do="clear">clear</button></p>'
 
 
 def notice(error: StudioError | None = None, warnings: Sequence[str] = ()) -> str:
