@@ -83,7 +83,7 @@ def _sentence(progress: Progress) -> str:
 
 
 def _deliver(result: ImageResult, output: Path | None) -> list[Path]:
-    """Copy the pictures to ``output``; several become NAME-1, NAME-2, …. Without one: where they were saved."""
+    """Copy the pictures to ``output`` (several: NAME-1, NAME-2, …); without one, where they were saved."""
     if output is None:
         return list(result.files)
     output = output if output.suffix.lower() == ".png" else output.with_name(output.name + ".png")

@@ -149,7 +149,7 @@ def _container(settings: Settings, gpu: Gpu | None, repository: Repository, logs
 
 @contextmanager
 def until_stopped(terminal: Terminal) -> Iterator[Callable[[], None]]:
-    """Ctrl-C, SIGTERM and a closed terminal end the block as KeyboardInterrupt, once; ``wait()`` waits for that.
+    """Ctrl-C, SIGTERM and a closed terminal end the block, once, as KeyboardInterrupt; ``wait()`` awaits it.
 
     While the block cleans up, further signals are taken note of and not obeyed.
     """

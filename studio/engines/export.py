@@ -46,6 +46,12 @@ def export(
     return folder
 
 
+def exported(checkpoint: Checkpoint, cache_dir: Path, precision: str = "fp32") -> Path | None:
+    """The folder of an earlier export when it is there and intact; makes nothing."""
+    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision)
+    return folder if verified.intact(folder) else None
+
+
 def _folder_name(checkpoint: Checkpoint, precision: str) -> str:
     return f"{checkpoint.digest[:16]}-g{GRAPH_VERSION}-{precision}"
 

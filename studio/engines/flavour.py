@@ -50,7 +50,7 @@ class Choice:
         """What to install to have this flavour and what it costs; empty where nothing is missing."""
         if not self.flavour or self.version:
             return ""
-        return f"pip install 'triton-studio[{self.flavour}]' ({_COST[self.flavour]} on disk)"
+        return f"python launcher.py install {self.flavour} ({_COST[self.flavour]} on disk)"
 
 
 def installed() -> dict[str, Installed]:
