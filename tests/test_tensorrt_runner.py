@@ -305,9 +305,9 @@ def decoder(gpu: LazyGpu, brightness: int = 7) -> Network:
 def test_fewer_rows_than_the_plan_takes_are_filled_up_and_cut_again() -> None:
     gpu = LazyGpu()
     runner = TensorRtRunner(plan(decoder(gpu)), gpu)  # type: ignore[arg-type]
-    one = runner.run({"latents": random(1, 4, 8, 8)})["image"]
+    one = runner.run({"latents": random(1, 4, 8, 8)}, ["image"])["image"]
     assert one.shape == (1, 64, 64, 3)
-    three = runner.run({"latents": random(3, 4, 8, 8)})["image"]
+    three = runner.run({"latents": random(3, 4, 8, 8)}, ["image"])["image"]
     assert three[:, 0, 0, 0].tolist() == [7, 8, 9]
     assert one.max() == 7  # the caller's to keep
 
@@ -322,14 +322,14 @@ def test_a_black_picture_is_refused() -> None:
         gpu, {"latents": (LATENTS, np.float32, 1)}, {"image": ((1, 64, 64, 3), np.uint8, 1)}, decode
     )
     with pytest.raises(EngineUnusable, match="black"):
-        TensorRtRunner(plan(network), gpu).run({"latents": random(*LATENTS)})  # type: ignore[arg-type]
+        TensorRtRunner(plan(network), gpu).run({"latents": random(*LATENTS)}, ["image"])  # type: ignore[arg-type]
 
 
 def test_a_size_that_the_plan_does_not_take_is_refused() -> None:
     gpu = LazyGpu()
     runner = TensorRtRunner(plan(decoder(gpu)), gpu)  # type: ignore[arg-type]
     with pytest.raises(EngineUnusable, match="does not take latents of shape"):
-        runner.run({"latents": random(2, 4, 9, 8)})
+        runner.run({"latents": random(2, 4, 9, 8)}, ["image"])
 
 
 def test_the_gpus_failure_is_told() -> None:
@@ -339,7 +339,7 @@ def test_the_gpus_failure_is_told() -> None:
 
     gpu = Broken()
     with pytest.raises(EngineUnusable, match="illegal memory access"):
-        TensorRtRunner(plan(decoder(gpu)), gpu).run({"latents": random(2, 4, 8, 8)})  # type: ignore[arg-type]
+        TensorRtRunner(plan(decoder(gpu)), gpu).run({"latents": random(2, 4, 8, 8)}, ["image"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt_rtx"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -138,24 +139,34 @@ class _Walk:
 
         ``latents`` are the walk's once it has ended. Raises Cancelled and _Broken.
         """
-        noise = self._draw_for(self._rows[0]) if self._rows else None
+        waiting, running = deque(self._rows), deque[tuple[Row, float]]()
+        noise = self._draw_for(waiting)
         foreseen: tuple[int, Floats] | None = None
-        for row, after in zip(self._rows, [*self._rows[1:], None], strict=True):
-            if cancelled():
-                raise Cancelled
-            start = time.monotonic()
-            with self._breakdowns():
-                self._steps.start(row, noise)
-            try:
+        ended = 0.0
+        try:
+            while waiting or running:
+                while waiting and len(running) <= self._steps.ahead:
+                    if cancelled():
+                        raise Cancelled
+                    row, started = waiting.popleft(), time.monotonic()
+                    with self._breakdowns():
+                        self._steps.start(row, noise)
+                    running.append((row, started))
+                    noise = self._draw_for(waiting)
                 if foreseen is not None:
                     yield foreseen
-                noise = self._draw_for(after) if after is not None else None
-            finally:  # also when the caller leaves: the engine writes into buffers of ours
+                row, started = running.popleft()
                 with self._breakdowns():
                     denoised = self._steps.wait()
-            timings.add("step", start, time.monotonic())
-            whole = after is None or after.step > row.step
-            foreseen = (row.step + 1, denoised.copy()) if whole else None
+                started, ended = max(started, ended), time.monotonic()
+                timings.add("step", started, ended)
+                after = running[0][0] if running else waiting[0] if waiting else None
+                whole = after is None or after.step > row.step
+                foreseen = (row.step + 1, denoised.copy()) if whole else None
+        finally:  # also when the caller leaves: the engine writes into buffers of ours
+            with suppress(Exception):
+                for _ in running:
+                    self._steps.wait()
         if foreseen is not None:
             self.latents = self._steps.latents()
             if not np.isfinite(self.latents).all():
@@ -178,8 +189,8 @@ class _Walk:
     def _draw(self) -> Floats:
         return np.stack([generator.randn(self._shape) for generator in self._noise])
 
-    def _draw_for(self, row: Row) -> Floats | None:
-        return self._draw() if row.draws_noise else None
+    def _draw_for(self, waiting: Sequence[Row]) -> Floats | None:
+        return self._draw() if waiting and waiting[0].draws_noise else None
 
     @contextmanager
     def _breakdowns(self) -> Iterator[None]:

@@ -24,13 +24,16 @@ class Steps(Protocol):
     """The denoiser between two steps: ``state`` stays with the engine, only scalars go in.
 
     ``start`` enqueues one step and returns at once; ``wait`` ends it. Between the two the host is free.
+    Up to ``ahead`` further steps may be started before the first is waited for.
     """
+
+    ahead: int
 
     def start(self, row: Row, noise: Floats | None) -> None:
         """Begin one step; ``noise`` is [N, 4, h, w], needed where ``row.draws_noise``."""
 
     def wait(self) -> Floats:
-        """The foreseen latents [N, 4, h, w] of the step that was started; valid until the next ``wait``."""
+        """The foreseen latents [N, 4, h, w] of the oldest step started; valid until the next ``start``."""
 
     def latents(self) -> Floats:
         """A copy of the current latents [N, 4, h, w]."""

@@ -46,6 +46,8 @@ class OnnxRuntimeRunner:
 class OnnxRuntimeSteps:
     """Steps over two bindings, each reading the state that the other writes."""
 
+    ahead = 0
+
     def __init__(self, session: Any, thread: ThreadPoolExecutor, buffers: StepBuffers) -> None:
         self._session = session
         self._thread = thread  # because run() itself would hold the caller until the step is done

@@ -87,6 +87,8 @@ class OpenVinoRunner:
 class OpenVinoSteps:
     """Steps over one request, whose two state tensors change places."""
 
+    ahead = 0
+
     def __init__(self, request: Any, buffers: StepBuffers) -> None:
         self._request = request
         self._buffers = buffers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class TensorRtRunner:
         self._bound: Bound | None = None
         self._loop: _Loop | None = None
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
         filled = {name: _repeated_to(array, self._plan.least(name)) for name, array in inputs.items()}
         with _as_unusable():
@@ -48,10 +48,10 @@ class TensorRtRunner:
             for name, array in filled.items():
                 self._bound.put(name, array)
             self._bound.enqueue()
-            outputs = {name: self._bound.get(name)[:rows] for name in self._plan.names("OUTPUT")}
-        for array in outputs.values():
+            results = {name: self._bound.get(name)[:rows] for name in outputs}
+        for array in results.values():
             _refuse_broken(array)
-        return outputs
+        return results
 
     def steps(self, latents: Floats, embeddings: Floats, guidance: Floats) -> Steps:
         missing = self._plan.least("embeddings") - len(embeddings)
