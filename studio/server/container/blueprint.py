@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -13,8 +14,10 @@ from docker.types import Mount, Ulimit
 
 from studio.gpu import Gpu
 from studio.server import keeper
-from studio.server.container import engine, leases
+from studio.server.container import engine, leases, native
+from studio.server.container.image import Image
 from studio.server.repository import Repository
+from triton_models.diffusion.manifest import Engine
 
 INSIDE = PurePosixPath("/studio")
 RUN_FOLDER = "/tmp/triton"
@@ -27,6 +30,7 @@ LIMITS = [
 ]
 STUB_SECONDS = 660  # how long one model may take to load: engines of gigabytes from slow disks
 UNPRIVILEGED_USER = 1000
+EMBEDDINGS_CACHE_BYTES = 64 * 2**20  # of prompts drawn before, where Triton's own backend encodes them
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,27 @@ class Settings:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A container that serves ``repository``."""
+    """A container from ``image`` that serves ``repository``."""
 
+    image: Image
     repository: Repository
     settings: Settings
+
+    def write(self, models: Path) -> None:
+        """Write the model repository as this container is to read it."""
+        self.seen_inside(self.repository).write(models)
+        self._let_triton_serve(self.repository, models)
+
+    def replace(self, component: str, engines: Sequence[Engine], models: Path) -> None:
+        """Add a version of a component with other engines to a written repository."""
+        changed = replace(self.repository, engines={component: tuple(engines)})
+        inside = self.seen_inside(changed)
+        inside.replace(component, inside.engines[component], models)
+        self._let_triton_serve(changed, models)
+
+    def _let_triton_serve(self, repository: Repository, models: Path) -> None:
+        if self.settings.gpu is not None:  # on a CPU the runners' threads are better shared out
+            native.serve(repository, self.image.backends, models)
 
     def seen_inside(self, repository: Repository) -> Repository:
         """The repository with its paths as the container sees them."""
@@ -109,14 +130,15 @@ class Blueprint:
             "--grpc-address=0.0.0.0",  # of the container; the host publishes it on 127.0.0.1 only
             f"--grpc-port={GRPC_PORT}",
             "--metrics-address=127.0.0.1",
+            f"--cache-config=local,size={EMBEDDINGS_CACHE_BYTES}",
             f"--backend-config=python,stub-timeout-seconds={STUB_SECONDS}",
             f"--exit-timeout-secs={int(keeper.GRACE_SECONDS)}",
         ]
 
-    def digest(self, image_id: str) -> str:
+    def digest(self) -> str:
         """Of all that makes a container what it is, the models' own code included."""
         parts: list[Any] = [
-            image_id,
+            self.image.id,
             self.command(),
             self.options(),
             self.settings.owner,

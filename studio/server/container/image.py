@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import docker
@@ -33,7 +33,7 @@ FALLBACK_VERSIONS = {"onnxruntime-gpu": "1.30.0", "cuda-python": "13.0.3"}
 
 # Runs in the base image and prints what it holds: its Python, TensorRT's exact version and packages.
 PROBE = """
-import importlib.metadata as m, json, re, subprocess, sys
+import importlib.metadata as m, json, os, re, subprocess, sys
 try:
     query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", "libnvinfer1*"]
     out = subprocess.run(query, capture_output=True, text=True).stdout
@@ -43,20 +43,22 @@ found = re.search(r"^libnvinfer\\d+ ([\\d.]+)-\\d+\\+cuda(\\d+)", out, re.M)
 print(json.dumps({
     "python": "%d.%d" % sys.version_info[:2],
     "tensorrt": found and found.group(1), "cuda": found and found.group(2),
+    "backends": os.listdir("/opt/tritonserver/backends"),
     "packages": {d.metadata["Name"].lower(): d.version for d in m.distributions()},
 }))
 """
 
 
 @dataclass(frozen=True)
-class BaseImage:
-    """What a base image holds. ``tensorrt`` and ``cuda`` are None in an image without TensorRT."""
+class Image:
+    """What an image holds. ``tensorrt`` and ``cuda`` are None in one without TensorRT."""
 
     id: str
     python: str
     tensorrt: str | None
     cuda: str | None
     packages: dict[str, str]
+    backends: list[str]  # Triton's own, beside Python
 
     def missing(self) -> list[str]:
         """The pip requirements that the models need and this image lacks."""
@@ -68,14 +70,14 @@ class BaseImage:
         ]
 
 
-def ensure(client: docker.DockerClient, reference: str, report: Report) -> str:
-    """The id of an image with everything the models import, pulled and built as needed.
+def ensure(client: docker.DockerClient, reference: str, report: Report) -> Image:
+    """An image with everything the models import, pulled and built as needed.
 
     Raises DockerError with what to do; layers that arrived are kept for the next attempt.
     """
     base = probe(client, ensure_base(client, reference, report))
     requirements = base.missing()
-    return derive(client, base, requirements, report) if requirements else base.id
+    return replace(base, id=derive(client, base, requirements, report)) if requirements else base
 
 
 def ensure_base(client: docker.DockerClient, reference: str, report: Report) -> str:
@@ -116,7 +118,7 @@ def _pull_once(client: docker.DockerClient, reference: str, report: Report) -> N
             report(f"Fetching {reference}: {size}", done / total)
 
 
-def probe(client: docker.DockerClient, image_id: str) -> BaseImage:
+def probe(client: docker.DockerClient, image_id: str) -> Image:
     """Look into a base image by running its Python once."""
     try:
         output = client.containers.run(
@@ -129,10 +131,10 @@ def probe(client: docker.DockerClient, image_id: str) -> BaseImage:
         )
     except DockerException as error:
         raise explain(error) from error
-    return BaseImage(id=image_id, **json.loads(output.decode().strip().splitlines()[-1]))
+    return Image(id=image_id, **json.loads(output.decode().strip().splitlines()[-1]))
 
 
-def derive(client: docker.DockerClient, base: BaseImage, requirements: list[str], report: Report) -> str:
+def derive(client: docker.DockerClient, base: Image, requirements: list[str], report: Report) -> str:
     """An image on top of ``base`` with ``requirements`` installed; at once where it was built before."""
     dockerfile = "\n".join(
         (

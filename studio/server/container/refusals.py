@@ -32,7 +32,7 @@ REFUSALS = (
         r"unsatisfied condition: cuda\s*>=\s*(?P<cuda>[\d.]+)",
         "The NVIDIA driver is too old for this image, which wants CUDA {cuda}.",
         "Update the driver to 580 or newer (Windows: 580.88), or keep it and choose the older image with "
-        "STUDIO_IMAGE=nvcr.io/nvidia/tritonserver:25.07-py3.",
+        "STUDIO_CONTAINER_IMAGE=nvcr.io/nvidia/tritonserver:25.07-py3.",
     ),
     Refusal(
         r"nvidia-container-cli.*(nvml|driver)|Failed to initialize NVML",
@@ -73,7 +73,7 @@ REFUSALS = (
         r"manifest unknown|manifest for .* not found|pull access denied|No such image"
         r"|repository .* not found",
         "There is no such image.",
-        "Check STUDIO_IMAGE; leave it unset for the studio's own choice.",
+        "Check STUDIO_CONTAINER_IMAGE; leave it unset for the studio's own choice.",
     ),
     Refusal(
         r"unauthorized|authentication required|denied: requested access",

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -50,6 +49,7 @@ class ContainerServer:
         self._client: docker.DockerClient | None = None
         self._container: Container | None = None
         self._lease: leases.Lease | None = None
+        self._image: image.Image | None = None
 
     @property
     def description(self) -> str:
@@ -63,8 +63,8 @@ class ContainerServer:
         self._client = engine.connect()
         try:
             wanted = engine.image_for(self.settings.gpu, self.settings.image)
-            image_id = image.ensure(self._client, wanted, report)
-            self._container = self._find_or_run(image_id, report)
+            self._image = image.ensure(self._client, wanted, report)
+            self._container = self._find_or_run(self._image, report)
             self._log.follow(_output(self._container))
             deque(self._log.lines(0), maxlen=0)  # nobody waits for its lines
             return self._wait_until_ready(report)
@@ -101,10 +101,9 @@ class ContainerServer:
 
     def replace(self, component: str, engines: Sequence[Engine]) -> None:
         """Put other engines of a component where the next ``load_model`` finds them."""
-        if self._lease is not None:
-            blueprint = Blueprint(self.repository, self.settings)
-            inside = blueprint.seen_inside(replace(self.repository, engines={component: engines}))
-            inside.replace(component, inside.engines[component], self._lease.models)
+        if self._lease is not None and self._image is not None:
+            blueprint = Blueprint(self._image, self.repository, self.settings)
+            blueprint.replace(component, engines, self._lease.models)
             self._lease.share_with(user()[0])
             self.repository.engines = {**self.repository.engines, component: tuple(engines)}
 
@@ -118,26 +117,26 @@ class ContainerServer:
         except DockerError:  # an engine that ends takes its containers along
             return False
 
-    def _find_or_run(self, image_id: str, report: Report) -> Container:
+    def _find_or_run(self, base: image.Image, report: Report) -> Container:
         """A container left by a killed studio with this very configuration, or a new one."""
         assert self._client is not None
-        blueprint = Blueprint(self.repository, self.settings)
-        configuration = blueprint.digest(image_id)
+        blueprint = Blueprint(base, self.repository, self.settings)
+        configuration = blueprint.digest()
         found = self._take_over(configuration)
         if found is not None:
             logger.info("Going on with container %s, which an earlier studio left running", found.short_id)
             return found
         report("Starting the container", None)
         self._lease = leases.take(self.settings.cache_dir, configuration)
-        blueprint.seen_inside(self.repository).write(self._lease.models)
+        blueprint.write(self._lease.models)
         self._lease.share_with(user()[0])
-        return self._run(image_id, blueprint, self._lease, configuration)
+        return self._run(blueprint, self._lease, configuration)
 
-    def _run(self, image_id: str, blueprint: Blueprint, lease: leases.Lease, configuration: str) -> Container:
+    def _run(self, blueprint: Blueprint, lease: leases.Lease, configuration: str) -> Container:
         assert self._client is not None
         for raise_limits in (True, False):
             self._container = self._client.containers.create(
-                image_id,
+                blueprint.image.id,
                 blueprint.command(),
                 name=NAME_PREFIX + lease.name,
                 mounts=blueprint.mounts(lease.models),
