@@ -1,7 +1,7 @@
 """Start the studio: ``python launcher.py``.
 
-Any Python 3 may run this file. On the first run it makes ``.venv`` with the pinned packages, on later
-ones it looks whether that is still whole, and then it goes on inside it with ``studio.cli``.
+Any Python 3 may run this file. The first run makes ``.venv`` with the pinned packages; later ones look
+whether it is still whole. Then everything goes on inside it, with ``studio.cli``.
 """
 
 import hashlib
@@ -15,23 +15,26 @@ import sys
 import threading
 import time
 from ast import literal_eval
-from contextlib import contextmanager
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "studio.json")  # written last: what was installed
 UNFINISHED = os.path.join(VENV, "unfinished")  # there while packages are being written
+CONSTRAINTS = os.path.join(ROOT, "constraints.txt")  # the versions of what our requirements bring along
 WINDOWS = os.name == "nt"
-VENV_PYTHON = os.path.join(VENV, *(("Scripts", "python.exe") if WINDOWS else ("bin", "python")))
+PYTHON = os.path.join(VENV, *(("Scripts", "python.exe") if WINDOWS else ("bin", "python")))
 VERSIONS = ("3.11", "3.12")  # numpy 1 and Triton's Python stubs end with 3.12
 EMBEDDED = sys.platform == "linux" and platform.machine() == "x86_64"  # where Triton comes as a wheel
 EXTRAS = ("test", "tensorrt", "tensorrt-rtx")
+COUNT_SECONDS = 5
 STARTED = time.time()
 
+# Version, program, and whether the library that Triton's stub loads is there; fails without pip or venv.
 PROBE = """
 import os, sys, sysconfig, venv, ensurepip
 library = os.path.join(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "")
-print("%d.%d" % sys.version_info[:2], int(library.endswith(".so.1.0") and os.path.exists(library)))
+shared = ".so" in library and os.path.exists(library)
+print("%d.%d|%s|%s" % (sys.version_info[0], sys.version_info[1], sys.executable, "shared" if shared else ""))
 """
 
 
@@ -44,13 +47,13 @@ def main():
     inside = os.path.realpath(sys.prefix) == os.path.realpath(VENV)
     try:
         if _state(extras) != "ready":
-            with _alone():
+            with _Lock() as lock:
                 state = _state(extras)  # another launcher may have made it meanwhile
                 if state != "ready":
-                    _install(state, extras)
-            inside = False  # the packages were exchanged under this interpreter
+                    _install(state, extras, lock)
+            inside = False  # its packages were exchanged under this interpreter
     except LauncherError as error:
-        sys.exit("%s" % error)
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("\nStopped. The next start goes on from here.")
     return _studio() if inside else _enter()
@@ -64,12 +67,12 @@ def _extras(arguments):
 
 
 def _enter():
-    """Go on inside ``.venv``: never returns."""
-    command = [VENV_PYTHON, os.path.join(ROOT, "launcher.py")] + sys.argv[1:]
+    """Go on inside ``.venv``: does not return."""
     for foreign in ("PYTHONPATH", "PYTHONHOME"):  # another Python's packages would shadow ours
         os.environ.pop(foreign, None)
+    command = [PYTHON, os.path.join(ROOT, "launcher.py"), *sys.argv[1:]]
     if not WINDOWS:
-        os.execv(VENV_PYTHON, command)
+        os.execv(PYTHON, command)
     child = subprocess.Popen(command)
     while True:
         try:
@@ -84,10 +87,8 @@ def _studio():
     except ImportError as error:
         if not error.name or error.name.split(".")[0] in ("studio", "triton_models"):
             raise
-        os.remove(STAMP)
-        with open(UNFINISHED, "w"):
-            pass
-        sys.exit("The package %s is damaged. Start again: the studio mends it then." % error.name)
+        _touch(UNFINISHED)
+        sys.exit("The package %s is damaged. Start again: that mends it." % error.name)
     return cli(sys.argv[1:])
 
 
@@ -95,14 +96,14 @@ def _studio():
 
 
 def _state(extras):
-    """``ready``, or what ``.venv`` needs: ``missing``, ``broken``, ``outdated`` (or made by hand)."""
-    if not os.path.isdir(VENV):
+    """``ready``, or what is wrong with ``.venv``: ``missing``, ``broken`` or ``outdated``."""
+    if not os.path.lexists(VENV):
         return "missing"
-    stamp = _read_stamp()
-    if not os.path.exists(VENV_PYTHON) or os.path.exists(UNFINISHED):
+    if os.path.exists(UNFINISHED) or not os.path.exists(PYTHON):
         return "broken"
-    if stamp is None:
-        return "outdated" if _probe(VENV_PYTHON)[0] in VERSIONS else "broken"
+    stamp = _stamp()
+    if stamp is None:  # made by hand, perhaps
+        return "outdated" if _probe(PYTHON)[0] in VERSIONS else "broken"
     if set(stamp["contents"]) - set(_contents()):
         return "broken"
     if stamp["pins"] != _pins(stamp["extras"]) or set(extras) - set(stamp["extras"]):
@@ -110,7 +111,7 @@ def _state(extras):
     return "ready"
 
 
-def _read_stamp():
+def _stamp():
     try:
         with open(STAMP) as file:
             stamp = json.load(file)
@@ -121,9 +122,10 @@ def _read_stamp():
 
 def _contents():
     """The names in site-packages: a package that was removed or exchanged shows here."""
-    library = os.path.join(VENV, "Lib" if WINDOWS else "lib")
-    folders = [library] if WINDOWS else [os.path.join(library, "python" + version) for version in VERSIONS]
-    return [name for folder in folders for name in _listdir(os.path.join(folder, "site-packages"))]
+    if WINDOWS:
+        return _listdir(os.path.join(VENV, "Lib", "site-packages"))
+    folders = [os.path.join(VENV, "lib", "python" + version, "site-packages") for version in VERSIONS]
+    return [name for folder in folders for name in _listdir(folder)]
 
 
 def _listdir(folder):
@@ -131,18 +133,18 @@ def _listdir(folder):
 
 
 def requirements(extras=()):
-    """The pinned requirements of pyproject.toml, read without a TOML library: older Pythons have none."""
+    """The requirements in pyproject.toml, read without a TOML library: older Pythons have none."""
     with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as file:
         text = file.read()
     found = []
-    for name in ["dependencies"] + sorted(extras):
-        block = re.search(r"^%s = \[(.*?)\]\s*$" % re.escape(name), text, re.M | re.S)
-        found += re.findall(r'"([^"]+)"', re.sub(r"#.*", "", block.group(1)))
+    for name in ["dependencies", *sorted(extras)]:
+        block = re.search(r"^%s = \[(.*?)\]\s*$" % re.escape(name), text, re.M | re.S).group(1)
+        found += re.findall(r'"([^"]+)"', re.sub(r"#.*", "", block))
     return found
 
 
 def _pins(extras):
-    with open(os.path.join(ROOT, "constraints.txt"), encoding="utf-8") as file:
+    with open(CONSTRAINTS, encoding="utf-8") as file:
         text = "\n".join(requirements(extras)) + file.read()
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -150,111 +152,63 @@ def _pins(extras):
 # Making it
 
 
-def _install(state, extras):
-    stamp = _read_stamp()
+def _install(state, extras, lock):
+    stamp = _stamp()
     extras = sorted(set(extras) | set(stamp["extras"] if stamp else ()))
-    _say({
-        "missing": "First run: making .venv and installing the studio's packages.",
-        "broken": "The packages in .venv are damaged or were not installed to the end: making it again.",
-        "outdated": "Bringing the packages in .venv up to date.",
-    }[state])
+    if state == "missing":
+        _say("First run: making .venv and installing the studio's packages.")
+    elif state == "broken":
+        _say("The packages in .venv are damaged or were not installed to the end: making it again.")
+    else:
+        _say("Bringing the packages in .venv up to date.")
     uv = _find_uv()
     if state != "outdated":
-        _make_venv(uv)
-    with open(UNFINISHED, "w"):
-        pass
+        _make_venv(uv, lock)
+    _touch(UNFINISHED)
     if os.path.exists(STAMP):
         os.remove(STAMP)
-    _install_packages(uv, requirements(extras))
-    with open(STAMP + ".new", "w") as file:
+    _install_packages(uv, requirements(extras), lock)
+    with open(STAMP, "w") as file:
         json.dump({"pins": _pins(extras), "extras": extras, "contents": _contents()}, file)
     os.remove(UNFINISHED)
-    os.replace(STAMP + ".new", STAMP)
     _say("Installed. The next start takes seconds.")
 
 
-def _make_venv(uv):
-    python = _find_python()  # before anything is removed
+def _make_venv(uv, lock):
+    python = _find_python()
     if not python and not uv:
-        raise LauncherError(_no_python())
+        how = "uv, which brings its own"
+        if EMBEDDED:
+            how = "`sudo apt install python3.11-venv libpython3.11` (Debian), or " + how
+        raise LauncherError("The studio needs Python 3.11 or 3.12 and finds none here; install it: %s." % how)
     try:
         if os.path.lexists(VENV):
             shutil.rmtree(VENV)
     except OSError as error:
-        raise LauncherError("%s cannot be replaced: %s. Close what uses it, or delete it by hand." % (VENV, error))
+        raise LauncherError("%s cannot be replaced: %s. Delete it by hand." % (VENV, error)) from None
+    _say("Python: %s" % (python or VERSIONS[0] + ", brought by uv"))
+    command = [python, "-m", "venv", VENV]
     if uv:
         source = ["--python", python] if python else ["--managed-python", "--python", VERSIONS[0]]
-        command = [uv, "venv", "--no-project"] + source + [VENV]
-    else:
-        command = [python, "-m", "venv", VENV]
-    _say("Python: %s" % (python or "%s, brought by uv" % VERSIONS[0]))
-    _run(command, "The virtual environment could not be made.")
+        command = [uv, "venv", "--no-project", *source, VENV]
+    _run(command, lock)
 
 
-def _find_uv():
-    home = os.path.expanduser("~")
-    for uv in (shutil.which("uv"), os.path.join(home, ".local", "bin", "uv"), os.path.join(home, ".cargo", "bin", "uv")):
-        if uv and os.path.exists(uv) and _output([uv, "--version"]).startswith("uv "):
-            return uv
-    return None
-
-
-def _find_python():
-    """A CPython 3.11, else 3.12, with its shared library where Triton's stub loads it; None without one."""
-    fit = {}
-    for python in _candidates():
-        version, shared = _probe(python)
-        if version in VERSIONS and (shared or not EMBEDDED):
-            fit.setdefault(version, python)
-            if version == VERSIONS[0]:
-                break
-    return next((fit[version] for version in VERSIONS if version in fit), None)
-
-
-def _candidates():
-    """Where a Python may be, the likeliest first; never one inside the ``.venv`` that is being made."""
-    pyenv = os.path.join(os.environ.get("PYENV_ROOT", os.path.join(os.path.expanduser("~"), ".pyenv")), "versions")
-    for version in VERSIONS:
-        yield shutil.which("python" + version)
-        for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"):
-            yield os.path.join(folder, "python" + version)
-        for name in _listdir(pyenv):
-            if name.startswith(version):
-                yield os.path.join(pyenv, name, "bin", "python")
-        if WINDOWS:
-            yield _output(["py", "-" + version, "-c", "import sys; print(sys.executable)"]) or None
-    yield getattr(sys, "_base_executable", sys.executable)
-
-
-def _probe(python):
-    """Version and whether the shared library is there; an empty version for what does not run or lacks pip."""
-    if not python or not os.path.exists(python):
-        return "", False
-    version, _, shared = _output([python, "-I", "-c", PROBE]).partition(" ")
-    return version, shared == "1"
-
-
-def _no_python():
-    if EMBEDDED:
-        how = "`sudo apt install python3.11-venv libpython3.11` on Debian, or uv, which brings its own"
-    else:
-        how = "it from python.org, or uv, which brings its own"
-    return "The studio needs Python 3.11 or 3.12 and this machine has none it can use; install %s." % how
-
-
-def _install_packages(uv, wanted):
-    constraints = ["--constraint", os.path.join(ROOT, "constraints.txt")]
-    failure = "The packages could not be installed. The next start tries again."
+def _install_packages(uv, wanted, lock):
     if not uv:
-        command = [VENV_PYTHON, "-m", "pip", "install", "--no-input", "--no-compile", "--progress-bar", "off"]
-        _run(command + ["--disable-pip-version-check"] + constraints + wanted, failure)
+        quiet = ["--no-input", "--no-compile", "--progress-bar", "off", "--disable-pip-version-check"]
+        _run([PYTHON, "-m", "pip", "install", *quiet, "--constraint", CONSTRAINTS, *wanted], lock)
         return
     sources = _pip_sources()
-    command = [uv, "pip", "install", "--no-progress", "--python", VENV_PYTHON] + sources + constraints
-    # PyTorch only exports here, on the CPU: without its CUDA libraries it is gigabytes smaller.
-    if EMBEDDED and not sources and _succeeds(command + ["--torch-backend", "cpu"] + wanted):
-        return
-    _run(command + wanted, failure)
+    command = [uv, "pip", "install", "--no-progress", "--python", PYTHON, "--constraint", CONSTRAINTS]
+    if EMBEDDED and not sources:
+        # PyTorch only exports here, on the CPU: without its CUDA libraries it is gigabytes smaller.
+        try:
+            _run([*command, "--torch-backend", "cpu", *wanted], lock)
+            return
+        except LauncherError:
+            _say("PyTorch's own index does not answer; taking the larger PyTorch with CUDA.")
+    _run([*command, *sources, *wanted], lock)
 
 
 def _pip_sources():
@@ -265,33 +219,70 @@ def _pip_sources():
     for line in _output([python, "-m", "pip", "config", "list"]).splitlines() if python else ():
         key, _, value = line.partition("=")
         name = key.split(".")[-1]
-        if name in options:
-            for source in literal_eval(value).split():
-                if [options[name], source] not in found:
-                    found.append([options[name], source])
+        for source in literal_eval(value).split() if name in options else ():
+            if (options[name], source) not in found:
+                found.append((options[name], source))
     if any(option == "--index" for option, _ in found):
-        found.append(["--index-strategy", "unsafe-best-match"])  # pip's own way with several indexes
+        found.append(("--index-strategy", "unsafe-best-match"))  # pip's own way with several indexes
     return [word for pair in found for word in pair]
 
 
-# Running programs
+# Finding programs
 
 
-def _succeeds(command):
-    try:
-        _run(command, "")
-    except LauncherError:
-        return False
-    return True
+def _find_uv():
+    home = os.path.expanduser("~")
+    places = [os.path.join(home, folder, "bin", "uv") for folder in (".local", ".cargo")]
+    for uv in [shutil.which("uv"), *places]:
+        if uv and os.path.exists(uv) and _output([uv, "--version"]).startswith("uv "):
+            return uv
+    return None
 
 
-def _run(command, failure):
-    """Run an installer and tell what it does; LauncherError with its last words when it fails."""
-    held = () if WINDOWS else (_alone.handle.fileno(),)  # an installer that outlives us keeps the lock
-    options = {} if WINDOWS else {"pass_fds": held}
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, **options
-    )
+def _find_python():
+    """A CPython 3.11, else 3.12; None without one. For the embedded Triton it needs its shared library."""
+    fit = {}
+    for candidate in _candidates():
+        version, program, shared = _probe(candidate)
+        if version in VERSIONS and (shared or not EMBEDDED):
+            fit.setdefault(version, program)
+            if version == VERSIONS[0]:
+                break
+    return next((fit[version] for version in VERSIONS if version in fit), None)
+
+
+def _candidates():
+    """Where a Python may be, the likeliest first."""
+    pyenv = os.environ.get("PYENV_ROOT", os.path.join(os.path.expanduser("~"), ".pyenv"))
+    yield getattr(sys, "_base_executable", sys.executable)
+    for version in VERSIONS:
+        yield shutil.which("python" + version)
+        for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"):
+            yield os.path.join(folder, "python" + version)
+        for name in _listdir(os.path.join(pyenv, "versions")):
+            if name.startswith(version + "."):
+                yield os.path.join(pyenv, "versions", name, "bin", "python")
+        if WINDOWS:
+            yield _output(["py", "-" + version, "-c", "import sys; print(sys.executable)"])
+
+
+def _probe(python):
+    """Version, program and ``shared``, all empty for a Python that does not run or lacks pip."""
+    if not python or not os.path.exists(python):
+        return "", "", ""
+    answer = _output([python, "-I", "-c", PROBE]).split("|")
+    return tuple(answer) if len(answer) == 3 else ("", "", "")
+
+
+# Running them
+
+
+def _run(command, lock):
+    """Run an installer and tell what it does. Raises LauncherError with its last words."""
+    # The installer holds the lock too: should this process be killed, the next one waits for it.
+    options = {} if WINDOWS else {"pass_fds": (lock.fileno(),)}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes, **options)
     done = threading.Event()
     threading.Thread(target=_count, args=(done,), daemon=True).start()
     lines = []
@@ -299,33 +290,32 @@ def _run(command, failure):
         for line in process.stdout:
             lines.append(line.decode("utf-8", "replace").rstrip())
             _tell(lines[-1])
-        code = process.wait()
+        status = process.wait()
     except BaseException:
         process.terminate()
         process.wait()
         raise
     finally:
         done.set()
-    if code:
-        raise LauncherError("\n".join(lines[-15:] + [failure]))
+    if status:
+        hint = "The packages could not be installed (above is why); the next start tries again."
+        raise LauncherError("\n".join([*lines[-15:], hint]))
 
 
 def _tell(line):
-    """One line of pip's or uv's output, shortened to the package."""
-    match = re.match(r"\s*(Downloading|Downloaded|Using cached|Resolved|Installing|Collecting|Processing)\b(.*)", line)
-    if not match or match.group(1) in ("Downloaded", "Collecting"):
-        return
-    what = re.sub(r"-(cp|py)\d\S*|\.metadata|file://", "", match.group(2)).strip()
-    if ".metadata" not in line:
+    """A line of pip's or uv's output, shortened to the package."""
+    match = re.match(r"\s*(Downloading|Using cached|Resolved|Installing|Processing)\b(.*)", line)
+    if match and ".metadata" not in line:
+        what = re.sub(r"-(cp|py)\d\S*|file://", "", match.group(2)).strip()
         _say("%s %s" % (match.group(1), what if len(what) < 90 else "%d packages" % (what.count(",") + 1)))
 
 
 def _count(done):
-    """Say every few seconds how many packages are in place: unpacking is silent otherwise."""
-    before = count = sum(name.endswith(".dist-info") for name in _contents())
-    while not done.wait(5):
+    """Say now and then how many packages are in place: unpacking is silent otherwise."""
+    before = None
+    while not done.wait(COUNT_SECONDS):
         count = sum(name.endswith(".dist-info") for name in _contents())
-        if count != before:
+        if before is not None and count != before:
             _say("%d packages in place" % count)
         before = count
 
@@ -333,7 +323,8 @@ def _count(done):
 def _output(command):
     """What a program says, stripped; empty when it fails or is not there."""
     try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=60).decode("utf-8", "replace").strip()
+        said = subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=60)
+        return said.decode("utf-8", "replace").strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -343,40 +334,41 @@ def _say(text):
     sys.stderr.flush()
 
 
-@contextmanager
-def _alone():
-    """Hold the lock on ``.venv``; a second launcher waits here."""
-    try:
-        _alone.handle = open(VENV + ".lock", "w")
-    except OSError as error:
-        raise LauncherError("%s cannot be written: %s. Put the studio where you may write." % (ROOT, error.strerror))
-    with _alone.handle:
-        if not _lock(wait=False):
+def _touch(file):
+    with open(file, "w"):
+        pass
+
+
+class _Lock:
+    """Held by whoever makes ``.venv``; a second launcher waits for the first."""
+
+    def __enter__(self):
+        try:
+            self._file = open(VENV + ".lock", "w")
+        except OSError as error:
+            raise LauncherError("%s cannot be written: %s." % (ROOT, error.strerror)) from None
+        if not self._take():
             _say("Another launcher is making .venv; waiting for it.")
-            _lock(wait=True)
-        yield
+            while not self._take():
+                time.sleep(0.5)
+        return self._file
 
+    def __exit__(self, *_):
+        self._file.close()
 
-def _lock(wait):
-    try:
-        if WINDOWS:
-            import msvcrt
+    def _take(self):
+        try:
+            if WINDOWS:
+                import msvcrt
 
-            while True:
-                try:
-                    msvcrt.locking(_alone.handle.fileno(), msvcrt.LK_NBLCK, 1)
-                    return True
-                except OSError:
-                    if not wait:
-                        raise
-                    time.sleep(1)
-        else:
-            import fcntl
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
 
-            fcntl.flock(_alone.handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
         return True
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def _have_browser(terminal: Terminal) -> None:
         terminal.line("Installing Chromium for the tests of the page")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "--yes", "--no-install-recommends", *SYSTEM_PACKAGES]):
-            done = subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=sys.stderr, check=False)
-            if done.returncode:
+            words = ["apt-get", "-qq", *command]
+            if subprocess.run(words, env=environment, stdout=sys.stderr, check=False).returncode:
                 break
     if not any(shutil.which(name) for name in BROWSERS):
-        terminal.line("No Chromium: the tests of the page are skipped. `sudo apt install chromium` brings it.")
+        terminal.line("Without Chromium the tests of the page are skipped: `sudo apt install chromium`.")

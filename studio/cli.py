@@ -173,13 +173,15 @@ def _add_knobs(target: Any, names: Sequence[str]) -> None:
         shown = facts["shown"]
         text = f"{facts['help']} [{variable(knob)}{'' if shown in ('', ()) else f', {_shown(shown)}'}]"
         flag = option(knob)
+        # Absent unless given, so that a command's options do not undo those before its name.
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if flag.startswith("--no-"):
-            target.add_argument(flag, dest=name, action="store_false", default=argparse.SUPPRESS, help=f"do not {text}")
+            target.add_argument(flag, action="store_false", **options | {"help": f"do not {text}"})
         elif isinstance(shown, bool):
-            target.add_argument(flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
+            target.add_argument(flag, action="store_true", **options)
         else:
             metavar = "|".join(facts["choices"]) or name.removesuffix("_dir").upper()
-            target.add_argument(flag, dest=name, default=argparse.SUPPRESS, metavar=metavar, help=text)
+            target.add_argument(flag, metavar=metavar, **options)
 
 
 def _shown(value: object) -> str:

@@ -43,8 +43,8 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
     findings = list(examine(settings))
     sick = any(finding.state == PROBLEM for finding in findings)
     if as_json:
-        sys.stdout.write(json.dumps({"healthy": not sick, "findings": [asdict(one) for one in findings]}, indent=1))
-        sys.stdout.write("\n")
+        facts = {"healthy": not sick, "findings": [asdict(finding) for finding in findings]}
+        sys.stdout.write(f"{json.dumps(facts, indent=1)}\n")
         return int(sick)
     for finding in findings:
         sys.stdout.write(f"{MARKS[finding.state]} {finding.subject:12} {finding.text}\n")
@@ -106,9 +106,8 @@ def _server(here: Machine) -> Iterator[Finding]:
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).free < LEAST_SHARED_MEMORY:
         free = shutil.disk_usage(shared).free // 2**20
-        yield Finding(
-            "Memory", PROBLEM, f"/dev/shm has {free} MB free and Triton needs 64", "Give it more (docker: --shm-size)."
-        )
+        text = f"/dev/shm has {free} MB free and Triton needs 64"
+        yield Finding("Memory", PROBLEM, text, "Give it more (docker run --shm-size).")
 
 
 def _checkpoint(settings: Settings) -> Iterator[Finding]:
@@ -124,8 +123,12 @@ def _checkpoint(settings: Settings) -> Iterator[Finding]:
     cores = threads(settings)
     if folder is None:
         able = sorted(cpu.flags().intersection(cpu.BF16_FLAGS))
-        text = f"has {' and '.join(able)}: OpenVINO in bfloat16 is tried" if able else "has no bfloat16: ONNX Runtime"
-        yield Finding("CPU engine", OK, f"decided at the first start; this CPU {text} ({cores} threads)")
+        has = (
+            f"has {' and '.join(able)}: OpenVINO in bfloat16 is tried"
+            if able
+            else "lacks bfloat16: ONNX Runtime"
+        )
+        yield Finding("CPU engine", OK, f"decided at the first start; this CPU {has} ({cores} threads)")
         return
     wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
     choice = cpu.choose(wanted, folder, settings.cache_dir, cores)
@@ -149,7 +152,8 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 
 def _running(settings: Settings) -> Iterator[Finding]:
     for instance in running.running(settings.cache_dir):
-        yield Finding("Running", NOTE, f"a studio at {instance.url or 'a page to come'} (process {instance.pid})")
+        where = instance.url or "a page to come"
+        yield Finding("Running", NOTE, f"a studio at {where} (process {instance.pid})")
 
 
 def _memory() -> str:

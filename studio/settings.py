@@ -101,7 +101,7 @@ class Settings:
     browser: bool = _knob(True, "open the page in the browser", _switch, flag="--no-browser")
     model: str = _knob(
         "",
-        "a diffusers folder, a .safetensors file (Stable Diffusion 1.x, 2.x) or a Hub id; empty: the bundled one",
+        "a diffusers folder, a .safetensors file (Stable Diffusion 1.x, 2.x) or a Hub id; empty: ours",
     )
     runtime: str = _knob(
         "auto",
