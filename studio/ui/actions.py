@@ -51,7 +51,7 @@ class Actions:
     async def generate(self, *values: Any) -> AsyncIterator[Updates]:
         """Queue what the inputs describe and follow it. The last value is whose page asks."""
         *inputs, owner = values
-        asked = dict(zip(self._controls.names(), inputs, strict=True))
+        asked = dict(zip(self._controls.asked(), inputs, strict=True))
         try:
             request = await asyncio.to_thread(request_from, asked)
         except StudioError as error:

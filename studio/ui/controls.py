@@ -20,11 +20,16 @@ CUSTOM = "Custom"
 
 @dataclass(frozen=True)
 class Controls:
-    """The inputs of the page; ``fields()`` is their order everywhere."""
+    """The inputs of the page.
+
+    ``start_file`` carries the file that ``start`` shows: as an input, gr.Image would open the file by
+    itself and fail in its own words on one that is no picture.
+    """
 
     prompt: gr.Textbox
     negative_prompt: gr.Textbox
     start: gr.Image
+    start_file: gr.File
     strength: gr.Slider
     steps: gr.Slider
     guidance_scale: gr.Slider
@@ -35,14 +40,13 @@ class Controls:
     height: gr.Number
     num_images: gr.Slider
 
-    def fields(self) -> list[gr.components.Component]:
-        """Every input, in the order of ``names()``."""
-        return [getattr(self, name) for name in self.names()]
+    def asked(self) -> dict[str, gr.components.Component]:
+        """What Generate sends, by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "start"}
 
-    @classmethod
-    def names(cls) -> list[str]:
-        """The names of the inputs, in their order."""
-        return list(cls.__dataclass_fields__)
+    def shown(self) -> dict[str, gr.components.Component]:
+        """What the artist sees, by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "start_file"}
 
     def filled(self, request: ImageRequest, start: Path | None) -> dict[gr.components.Component, Any]:
         """What each input becomes so that Generate draws ``request`` again."""
@@ -80,7 +84,7 @@ def request_from(values: dict[str, Any]) -> ImageRequest:
         raise RequestError(
             f"The seed must be a whole number, not “{seed[:40]}”.", hint="Type digits only, or roll the dice."
         )
-    start = values["start"]
+    start = values["start_file"]
     return ImageRequest(
         prompt=values["prompt"] or "",
         negative_prompt=values["negative_prompt"] or "",
@@ -97,8 +101,8 @@ def request_from(values: dict[str, Any]) -> ImageRequest:
 
 
 def start_input() -> gr.Image:
-    """The picture to start from; actions get the path of the artist's own file."""
-    start = gr.Image(
+    """The picture to start from, as the artist sees it; ``start_file`` is what actions get of it."""
+    return gr.Image(
         label="Start from a picture",
         type="filepath",
         sources=["upload"],
@@ -107,10 +111,6 @@ def start_input() -> gr.Image:
         elem_id="start",
         placeholder="Drop a picture, or press to choose one",
     )
-    # Gradio would open the file here, and fail in its own words on one that is no picture. Not a
-    # subclass, because Gradio writes a .pyi file beside the source of every subclass.
-    start.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
-    return start
 
 
 def seed_input() -> gr.Textbox:

@@ -79,7 +79,7 @@ def _html(name: str) -> gr.HTML:
 
 def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Controls:
     presets = sizes(studio.model)
-    start = start_input()
+    start, start_file = start_input(), gr.File(visible="hidden", type="filepath")
     strength = slider(fields.STRENGTH, "Strength", 0.05, visible=False, elem_id="strength")
     with gr.Group(elem_id="size"):
         shape = gr.Radio([*presets, CUSTOM], value="Square", label="Size", elem_id="shape")
@@ -100,7 +100,19 @@ def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Contr
     )
     seed.input(None, seed, keep, js="(seed) => [seed.trim() !== '']")
     return Controls(
-        prompt, negative, start, strength, steps, guidance, seed, keep, sampler, width, height, count
+        prompt,
+        negative,
+        start,
+        start_file,
+        strength,
+        steps,
+        guidance,
+        seed,
+        keep,
+        sampler,
+        width,
+        height,
+        count,
     )
 
 
@@ -131,8 +143,8 @@ def _connect(
     restore: gr.UploadButton,
     owner: gr.Textbox,
 ) -> None:
-    inputs = controls.fields()
-    written = [*inputs, *outputs.__dict__.values()]
+    inputs = list(controls.asked().values())
+    written = [*controls.shown().values(), *outputs.__dict__.values()]
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     generate.click(
         actions.generate, [*inputs, owner], written, js=_OWNER_LAST, trigger_mode="multiple", **quiet
@@ -145,8 +157,10 @@ def _connect(
         shown(actions.pick, None, written, **quiet)
     outputs.stage.start(actions.use_as_start, None, written, **quiet)
     outputs.strip.older(actions.older, outputs.shown, written, **quiet)
-    controls.start.upload(actions.opened, controls.start, written, **quiet)
-    outputs.notice.restore(actions.restore, controls.start, written, **quiet)
+    carry = {"inputs": controls.start, "outputs": controls.start_file, "js": "(start) => start"}
+    controls.start.change(None, **carry)
+    controls.start.upload(None, **carry).then(actions.opened, controls.start_file, written, **quiet)
+    outputs.notice.restore(actions.restore, controls.start_file, written, **quiet)
     restore.upload(actions.restore, restore, written, **quiet)
     controls.start.change(
         None,
@@ -159,7 +173,7 @@ def _connect(
 
 def _drafts(page: gr.Blocks, controls: Controls) -> None:
     """Everything typed is kept in the browser as it is typed, and is there again after a reload."""
-    inputs, names = controls.fields(), json.dumps(controls.names())
+    inputs, names = list(controls.shown().values()), json.dumps(list(controls.shown()))
     gr.on(
         [component.change for component in inputs],
         None,

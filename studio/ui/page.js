@@ -54,8 +54,7 @@ window.studio = (() => {
   });
   for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => document.body.classList.remove("dropping"));
   document.addEventListener("drop", (event) => {
-    const input = document.querySelector("input#restore, #restore input[type=file], input[data-testid='restore-upload-button']")
-      ?? document.querySelector("#restore")?.parentElement?.querySelector("input[type=file]");
+    const input = document.querySelector("#settings > input[type=file]");
     if (!outside(event) || !event.dataTransfer.files.length || !input) return;
     event.preventDefault();
     const files = new DataTransfer();

@@ -160,12 +160,13 @@ def test_errors_are_sentences_and_clear_nothing(page, serve):
     page.click(GENERATE)
     expect(page.get_by_role("alert")).to_have_text(re.compile("black picture.*Press Generate again"))
     assert page.locator("#prompt textarea").input_value() == "a boat"
-    page.locator("#seed input").fill("many")
+    page.locator("#seed textarea").fill("many")
+    expect(page.locator("#keep input")).to_be_checked()
     page.click(GENERATE)
     expect(page.get_by_role("alert")).to_contain_text("seed must be a whole number")
     page.get_by_role("button", name="Dismiss").click()
     expect(page.get_by_role("alert")).to_have_count(0)
-    page.locator("#seed input").fill("9223372036854775807")
+    page.locator("#seed textarea").fill("9223372036854775807")
     page.click(GENERATE)
     expect(page.locator(DONE)).to_be_visible()
     assert served.client.asked[-1].seed == 2**63 - 1
@@ -195,7 +196,7 @@ def test_a_click_in_the_strip_brings_a_picture_and_its_settings_back(page, serve
     expect(page.locator("#prompt textarea")).to_have_value("a red boat")
     expect(page.locator("#steps input[type=number]")).to_have_value("7")
     expect(page.locator("#height input")).to_have_value("192")
-    expect(page.locator("#seed input")).to_have_value(str(served.client.asked[0].seed))
+    expect(page.locator("#seed textarea")).to_have_value(str(served.client.asked[0].seed))
     expect(page.locator("#keep input")).to_be_checked()
     page.click(GENERATE)
     expect(page.locator(".strip [data-do=pick]")).to_have_count(3)
@@ -212,7 +213,7 @@ def test_a_dropped_picture_brings_its_settings_back(page, serve):
     write(page, "")
     drop(page, file)
     expect(page.locator("#prompt textarea")).to_have_value("a pink cat, on the left")
-    expect(page.get_by_role("status")).to_contain_text("settings are back")
+    expect(page.locator("#notice")).to_contain_text("settings are back")
 
 
 def test_a_start_image_with_settings_offers_them(page, serve, tmp_path):
@@ -228,14 +229,14 @@ def test_a_start_image_with_settings_offers_them(page, serve, tmp_path):
     expect(page.locator("#steps input[type=number]")).to_have_value("11")
     expect(page.locator("#width input")).to_have_value("128")
     expect(page.locator("#shape label.selected")).to_have_text("Custom")
-    expect(page.get_by_role("status")).to_contain_text("Restart")
+    expect(page.locator("#notice")).to_contain_text("Restart")
 
 
 def test_lock_keeps_the_seed_and_roll_makes_a_new_one(page, serve):
     served = serve()
     page.goto(served.url)
     page.click(GENERATE)
-    expect(page.locator("#seed input")).to_have_value(re.compile(r"\d+"))
+    expect(page.locator("#seed textarea")).to_have_value(re.compile(r"\d+"))
     expect(page.locator("#keep input")).not_to_be_checked()
     page.locator("#keep input").check()
     page.click(GENERATE)
