@@ -84,7 +84,7 @@ def _shape(text: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
 
 def cancel_at_end_of_stdin(progress: Progress) -> None:
     """Wait for stdin to end, ask TensorRT to stop, and leave at once if it does not."""
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):  # not sys.stdin: Python aborts at exit when a thread holds it
         pass
     progress.cancelled.set()
     threading.Event().wait(SECONDS_TO_CANCEL)

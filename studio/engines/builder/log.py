@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-# What TensorRT's log says, and what a person is told.
+# What TensorRT's log says, and what a person is told; the first that fits counts.
 SENTENCES = (
     (
         ("outofmemory", "out of memory", "insufficient memory"),
@@ -19,6 +19,10 @@ SENTENCES = (
         "This checkpoint uses an operation that TensorRT does not know.",
     ),
     (
+        ("failed to parse", "failed to import", "invalid node", "could not parse"),
+        "TensorRT cannot read this ONNX file.",
+    ),
+    (
         ("driver version is insufficient", "error: 35"),
         "The NVIDIA driver is too old for this TensorRT, or missing.",
     ),
@@ -26,10 +30,6 @@ SENTENCES = (
     (
         ("unspecified launch failure", "device-side assert", "device is lost", "error: 719"),
         "The GPU failed during the build.",
-    ),
-    (
-        ("failed to parse", "failed to import", "invalid node", "could not parse"),
-        "TensorRT cannot read this ONNX file.",
     ),
 )
 
