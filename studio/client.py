@@ -11,11 +11,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from studio.errors import Cancelled, RequestError, ServerError, ServerLostError
 from studio.request import ImageRequest, Pixels, Progress, Span
@@ -128,7 +129,7 @@ class TritonClient:
             while True:
                 result, error = _next(answers, cancel)
                 if error is not None:
-                    raise _translate(error) from error
+                    raise _translate_answer(error) from error
                 assert result is not None
                 response = result.get_response()
                 if response.outputs:
@@ -169,19 +170,23 @@ def _inputs(request: ImageRequest) -> list[InferInput]:
 
 
 def _input(field: Field, value: Any) -> InferInput:
+    dtype = np.dtype(fields.NUMPY_TYPES[field.dtype])
+    allowed = f"{field.low} to {field.high}; it is {value!r}."
+    if dtype.kind == "i" and not (isinstance(value, Integral) and _fits(int(value), dtype)):
+        raise RequestError(f"{field.name} must be a whole number of {allowed}")
+    if dtype.kind == "f" and not isinstance(value, Real):
+        raise RequestError(f"{field.name} must be a number of {allowed}")
     if isinstance(value, str):
         value = value.encode("utf-8")
-    try:
-        array = np.asarray(value, fields.NUMPY_TYPES[field.dtype])
-    except (OverflowError, TypeError, ValueError) as error:
-        raise RequestError(f"{field.name} cannot be {value!r}.", hint=f"It is {field.help}.") from error
-    if array.ndim == 0:
-        array = array.reshape(1)
-    tensor = InferInput(
-        field.name, list(array.shape), "BYTES" if array.dtype == np.object_ else field.dtype[5:]
-    )
+    with np.errstate(over="ignore"):  # too large becomes infinite, which the pipeline refuses
+        array = np.atleast_1d(np.asarray(value, dtype))
+    tensor = InferInput(field.name, list(array.shape), np_to_triton_dtype(dtype))
     tensor.set_data_from_numpy(array)
     return tensor
+
+
+def _fits(value: int, dtype: np.dtype[Any]) -> bool:
+    return bool(np.iinfo(dtype).min <= value <= np.iinfo(dtype).max)
 
 
 def _progress(result: InferResult) -> Progress:
@@ -200,18 +205,17 @@ def _raw_result(images: Pixels, result: InferResult) -> RawResult:
     )
 
 
-# How Triton words the death of a model's process, or its own. A stream's errors carry no status.
+# How Triton and its client word the death of a model's process, or of the server.
 _LOST = re.compile(
     r"is not healthy|[Ss]erver not ready|failed to connect|Socket closed|Stream removed|Connection reset"
+    r"|no longer in valid state"
 )
-_FAULT = re.compile(
-    r"Failed to process the request\(s\) for model [^,]*, message: |unknown model|is not ready"
-)
-_PREFIX = re.compile(r"^(?:\[StatusCode\.\w+\] )?(?:\[request id: [^\]]*\] )?")
+_FAULT = re.compile(r"^Failed to process the request|unknown model|is not ready")
+_PREFIXES = re.compile(r"^.*?(?:, message: |UNAVAILABLE state: (?:Internal: )?)")
 
 
-def _translate(error: InferenceServerException) -> RequestError | ServerError:
-    """Triton's error as one of ours, in its own words less the prefixes."""
+def _translate(error: InferenceServerException) -> ServerError:
+    """Triton's error as one of ours, in its own words less its prefixes."""
     status, message = str(error.status() or ""), str(error.message() or "")
     if status.endswith(("UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED")) or _LOST.search(message):
         return ServerLostError(
@@ -219,11 +223,17 @@ def _translate(error: InferenceServerException) -> RequestError | ServerError:
             state="The studio is bringing it back.",
             hint="Press Generate again if the picture does not come.",
         )
-    sentence = _PREFIX.sub("", message).partition("\nAt:")[0].strip()
-    if status.endswith("INVALID_ARGUMENT") or (not status and not _FAULT.search(message)):
-        return RequestError(sentence)
+    reason = _PREFIXES.sub("", message).partition("\n")[0] or status
     return ServerError(
-        f"The server could not do it: {_FAULT.sub('', sentence) or status}",
+        f"The server could not do it: {reason.rstrip('.')}.",
         state="It goes on serving.",
         hint="Its log has the details.",
     )
+
+
+def _translate_answer(error: InferenceServerException) -> RequestError | ServerError:
+    """What a model answered. A stream's errors carry no status: what is no fault is a refusal."""
+    translated, message = _translate(error), str(error.message())
+    if isinstance(translated, ServerLostError) or _FAULT.search(message):
+        return translated
+    return RequestError(message)

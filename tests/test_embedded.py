@@ -278,9 +278,9 @@ def test_the_next_start_sweeps_what_even_the_keeper_could_not(
 def test_reasons_are_read_off_the_log() -> None:
     lines = [
         'E1120 19:28:16.753061 115 server.cc:241] "CudaDriverHelper has not been initialized."',
-        "E1120 19:28:16.8 115 model_lifecycle.cc:642] \"failed to load 'denoiser' version 1: Internal: ValueError: no\"",
+        "E1120 19:28:16.8 115 model.cc:642] \"failed to load 'x' version 1: Internal: ValueError: no\"",
     ]
-    assert reason(lines) == "The model denoiser could not be loaded: ValueError: no."
+    assert reason(lines) == "The model x could not be loaded: ValueError: no."
     assert reason(lines[:1]) == ""
     assert reason(["keeper: The process of the model denoiser died (signal 9)."]).endswith("(signal 9).")
     assert (

@@ -22,8 +22,9 @@ import time
 from pathlib import Path
 
 CHECK_SECONDS = 0.25
-GRACE_SECONDS = 10.0  # for models to finish what they do and save what they keep
+GRACE_SECONDS = 5.0  # for models to finish what they do and save what they keep
 SHARED_MEMORY = Path("/dev/shm")
+STUB = "triton_python_backend_stub"  # runs one instance of a model
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -69,14 +70,10 @@ def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
         if ready:
             return True
         for pid in _children(server.pid):
-            status = _exit_status(pid)
-            if status and models.get(pid, "?") != "?":  # Triton looks for GPUs in a child, which may fail
-                _say(
-                    f"The process of the model {models.get(pid, '?')!r} died ({status}); stopping the server."
-                )
+            if status := _exit_status(pid):
+                _say(f"The process of the model {models.get(pid, '?')} died ({status}).")
                 return False
-            if pid not in models:
-                models[pid] = _model_of(pid)
+            models[pid] = models.get(pid) or _model_of(pid)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -104,13 +101,14 @@ def _children(pid: int) -> list[int]:
 
 
 def _exit_status(pid: int) -> str:
-    """How a process that nobody has waited for yet ended; empty while it runs, or when it ended well."""
+    """How a model's process that nobody has waited for yet ended; empty while it runs, or ended well."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
     except OSError:
         return ""
+    fields = rest.split()
     state, status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
-    if state not in "ZX" or status == 0:
+    if STUB[:15] not in name or state not in "ZX" or status == 0:
         return ""
     return f"signal {status & 0x7F}" if status & 0x7F else f"exit status {status >> 8}"
 
@@ -118,8 +116,10 @@ def _exit_status(pid: int) -> str:
 def _model_of(pid: int) -> str:
     # triton_python_backend_stub <repository>/<model>/<version>/model.py …
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1].split("/")[-3]
-    return "?"
+        program, source, *_ = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if program.endswith(STUB):
+            return source.split("/")[-3]
+    return ""
 
 
 def _say(line: str) -> None:

@@ -62,10 +62,11 @@ class Supervisor:
     def restore(self) -> None:
         """Return once the server serves again, starting it when it is gone. Raises ServerError."""
         seen = self._starts
+        self.server.wait(DEATH_SECONDS)
         with self._lock:
             if self._stopping.is_set():
                 raise ServerLostError("The studio is closing.", hint="Start it again to go on.")
-            if self._starts != seen or not self.server.wait(DEATH_SECONDS):
+            if self._starts != seen or self.ready():
                 return
             log = self.server.recent_log()
             logger.warning("The server ended. Its last lines:\n%s", "\n".join(log[-30:]))

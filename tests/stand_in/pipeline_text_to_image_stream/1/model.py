@@ -34,11 +34,8 @@ class TritonPythonModel:
                 step = pb_utils.get_output_tensor_by_name(answer, "step")
                 preview = pb_utils.Tensor("preview", np.zeros((1, 4, 4, 3), np.uint8))
                 sender.send(pb_utils.InferenceResponse([step, preview]))
-        said = {
-            "spans": [{"stage": "decode", "start": 0.0, "seconds": 0.1}],
-            "engine": "stand-in",
-            "warnings": ["w"],
-        }
+        decode = {"stage": "decode", "start": 0.0, "seconds": 0.1}
+        said = {"spans": [decode], "engine": "stand-in", "warnings": ["A warning."]}
         picture = np.full((1, 32, 32, 3), seed % 256, np.uint8)
         outputs = [
             pb_utils.Tensor("image", picture),
