@@ -259,12 +259,14 @@ def test_the_next_start_sweeps_what_even_the_keeper_could_not(
                 os.kill(pid, signal.SIGKILL)
         launcher.kill()
         launcher.wait()
+        assert _eventually(lambda: not _pids_of(folder)), "the server dies with its keeper"
         assert (own_temp / folder).exists()
-        (leftovers.SHARED_MEMORY / f"{folder}-orphan").touch()
+        assert _segments_of(folder)
+        orphan = subprocess.Popen(["sleep", "600"], env={leftovers.MARK: folder})
 
         leftovers.sweep()
 
-        assert _eventually(lambda: not _pids_of(folder))
+        assert orphan.wait(timeout=5) == -signal.SIGKILL
         assert not _segments_of(folder)
         assert not (own_temp / folder).exists()
         assert len(_pids_of(living)) >= 4
