@@ -71,7 +71,7 @@ def load_folder(path: Path) -> Any:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    half = all(".fp16" in weight_files(path, component)[0].name for component in WEIGHTS)
+    half = any(".fp16" in weight_files(path, component)[0].name for component in WEIGHTS)
     pipeline_class: Any = StableDiffusionPipeline
     return pipeline_class.from_pretrained(
         path,

@@ -7,6 +7,9 @@ from typing import Any
 
 from studio.checkpoint.checkpoint import Checkpoint
 from studio.checkpoint.folder import inspect_folder, load_folder
+from studio.checkpoint.hub import fetch, is_hub_id
+from studio.checkpoint.quiet import quiet
+from studio.checkpoint.single_file import inspect_file, load_file
 from studio.checkpoint.weights import refuse_pickle
 from studio.errors import CheckpointError
 from studio.report import Report, silent
@@ -26,9 +29,17 @@ def resolve(model: str, report: Report = silent) -> Checkpoint:
     refuse_pickle(path)
     if path.is_dir():
         return inspect_folder(path.resolve(), path.resolve().name, model)
-    raise CheckpointError(f"No checkpoint is found at {model}.")
+    if path.is_file():
+        return inspect_file(path.resolve(), model)
+    if is_hub_id(model):
+        return fetch(model, report)
+    raise CheckpointError(
+        f"There is no checkpoint at {model}.",
+        hint="Name a diffusers folder, a .safetensors file, or a model of huggingface.co as owner/name.",
+    )
 
 
-def load(checkpoint: Checkpoint) -> Any:
+def load(checkpoint: Checkpoint, report: Report = silent) -> Any:
     """The checkpoint's StableDiffusionPipeline, float32 on the CPU. Raises CheckpointError."""
-    return load_folder(checkpoint.path)
+    with quiet():
+        return load_file(checkpoint, report) if checkpoint.path.is_file() else load_folder(checkpoint.path)

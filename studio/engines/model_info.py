@@ -23,6 +23,8 @@ def model_info(checkpoint: Checkpoint, pipeline: Any) -> ModelInfo:
     scheduler = pipeline.scheduler.config
     unstated = scheduler.get("_use_default_values", [])
     width, height = checkpoint.default_size
+    if checkpoint.prediction_type == "unknown" and scheduler.prediction_type == "epsilon":
+        width, height = 512, 512  # SD 2.x's base model; its v-predicting sister draws at 768
     return ModelInfo(
         name=checkpoint.name,
         family=checkpoint.family,

@@ -6,11 +6,7 @@ nodes after modules.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from studio.checkpoint import Checkpoint, load
+from studio.checkpoint.quiet import quiet
 from studio.engines import components, graphs
 from studio.engines.components import COMPONENTS, Component
 from studio.engines.model_info import model_info, write_tokenizer
@@ -42,8 +39,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 def write_components(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) -> None:
     """Fill ``folder`` with one ONNX file per component, model.json and tokenizer/. Raises ExportError."""
     report(f"Reading {checkpoint.name}", 0.0)
-    with _quiet(), torch.no_grad():
-        pipeline = load(checkpoint)
+    with quiet(), torch.no_grad():
+        pipeline = load(checkpoint, report)
         info = model_info(checkpoint, pipeline)
         modules = graphs.modules(pipeline)
         for index, component in enumerate(COMPONENTS):
@@ -167,26 +164,3 @@ def relative_error(actual: list[npt.NDArray[Any]], expected: list[npt.NDArray[An
         for a, e in zip(actual, expected, strict=True)
     ]
     return max(errors) if np.isfinite(errors).all() else float("inf")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's deprecation notice, its tracer's remarks, and progress bars are not for artists."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    bars: list[Any] = [diffusers.utils.logging, transformers.utils.logging]
-    levels = {name: logging.getLogger(name).level for name in ("diffusers", "transformers", "torch.onnx")}
-    for library in bars:
-        library.disable_progress_bar()
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        for library in bars:
-            library.enable_progress_bar()
