@@ -96,7 +96,8 @@ def test_later_versions_are_strongly_typed_and_need_no_flag(
     assert plan["network_flags"] == flags
     assert (plan["flags"], plan["pinned"]) == ([], [])
     assert plan["monitored"]
-    assert plan["profiles"] == [{"latents": [[1, 4, 64, 64]] * 3}]
+    assert plan["inputs"] == {"latents": [1, 4, 64, 64], "timestep": [1]}  # one size: fixed, no profile
+    assert plan["profiles"] == []
 
 
 def test_level_refit_and_ranges_reach_the_builder(

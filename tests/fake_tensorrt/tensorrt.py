@@ -91,6 +91,7 @@ class _Network:
         self.layers = [_Layer(name, dtype) for name, dtype in names.items()]
         self.num_inputs = len(self.inputs)
         self.num_layers = len(self.layers)
+        self.num_outputs = 1
 
     def get_input(self, index):
         return self.inputs[index]
@@ -182,6 +183,7 @@ class Builder:
             "network_flags": self.network_flags,
             "flags": sorted(config.flags),
             "workspace": config.workspace,
+            "inputs": {tensor.name: list(tensor.shape) for tensor in network.inputs},
             "profiles": config.profiles,
             "tactics": config.tactics,
             "level": config.builder_optimization_level,

@@ -78,7 +78,7 @@ class Build:
     def parse(self) -> None:
         """Read the ONNX file and the weights beside it. Raises Failure."""
         parser = self.trt.OnnxParser(self.network, self.logger)
-        if not parser.parse_from_file(str(self.order.onnx)):
+        if not parser.parse_from_file(str(self.order.onnx)) or not self.network.num_outputs:
             self.errors += [parser.get_error(index).desc() for index in range(parser.num_errors)]
             raise Failure(log.sentence(self.errors, "TensorRT cannot read this ONNX file."))
         if not self.strongly_typed:
@@ -138,6 +138,7 @@ class Build:
     def _set_shapes(self, config: Any) -> None:
         profile = self.builder.create_optimization_profile()
         ranges = dict(self.order.shape)
+        ranged = False
         for index in range(self.network.num_inputs):
             tensor = self.network.get_input(index)
             shapes = ranges.pop(tensor.name, None)
@@ -149,9 +150,11 @@ class Build:
                 tensor.shape = shapes[0]  # a network of fixed sizes gets faster kernels than a profile does
             else:
                 profile.set_shape(tensor.name, *shapes)
+                ranged = True
         if ranges:
             raise Failure(f"The network has no input {', '.join(ranges)}.")
-        config.add_optimization_profile(profile)
+        if ranged:
+            config.add_optimization_profile(profile)
 
     def serialized(self) -> tuple[Any, int]:
         """The plan, and the workspace it was built with: halved as often as memory runs out.
