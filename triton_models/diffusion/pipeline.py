@@ -34,7 +34,7 @@ class Stages(Protocol):
     def denoise(
         self, request: Request, embeddings: Floats, image: Moments | None, timings: Timings
     ) -> Iterator[Step]:
-        """Every step of the sampling loop; raises Cancelled."""
+        """Every step of the sampling loop, the last with latents unless it was cancelled."""
 
     def decode(self, latents: Floats) -> Pixels:
         """Latents [1, 4, h, w] to a picture [1, H, W, 3]."""
@@ -69,7 +69,8 @@ class Pipeline:
         for step in stages.denoise(request, embeddings, image, timings):
             latents = step.latents
             yield step
-        assert latents is not None, "the denoiser ended without latents"
+        if latents is None:
+            raise Cancelled
         yield Pictures(self._decode(latents, stages, timings, cancelled), request.seeds)
 
     def _tokens(self, request: Request, timings: Timings) -> npt.NDArray[np.int32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,11 @@ class Request:
         return self.guidance_scale > 1
 
 
-def read(tensors: Tensors, info: ModelInfo) -> Request:
+def read(tensors: Tensors, info: ModelInfo, required: Iterable[str]) -> Request:
     """The Request in ``tensors``; fields left out take their defaults. Raises InvalidRequest."""
+    for name in required:  # Triton 2.51 lets them be missing where other inputs are optional
+        if name not in tensors:
+            raise InvalidRequest(f"{name} is missing; it must be given.")
     image = _image(tensors)
     width, height = _size(tensors, info, image)
     return Request(

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import fields, request
 from ..cancel import CancelWatch
-from ..denoise import Denoiser, Job, Step
+from ..denoise import Cancelled, Denoiser, Job, Step
 from ..manifest import EngineSet, ModelInfo
 from ..runners import Array, Engines, NoEngine
 from ..timings import Timings
@@ -36,11 +36,12 @@ class DenoiserModel:
         try:
             for step in self._denoiser.run(_job(tensors), timings, watch.cancelled):
                 sender.send(triton.response(_outputs(step, timings)))
+        except Cancelled:
+            pass  # an end without latents
         except Exception as error:  # whatever it is, it must end this request and not the model
-            sender.send(triton.failure(error), flags=triton.FINAL)
-        else:
-            sender.send(flags=triton.FINAL)
+            sender.send(triton.failure(error))
         finally:
+            sender.send(flags=triton.FINAL)
             watch.close()
 
     def _warm(self, info: ModelInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,10 +67,15 @@ class _PipelineModel:
     """What both kinds share."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
+        inputs = json.loads(args["model_config"])["input"]
+        self._required = [tensor["name"] for tensor in inputs if not tensor.get("optional")]
         folder = EngineSet.load(triton.version_folder(args)).info_folder
         self._info = ModelInfo.load(folder)
         tokenizer = PromptTokenizer(folder / "tokenizer", self._info.max_tokens)
         self._pipeline = Pipeline(self._info, tokenizer)
+
+    def _read(self, request: Any) -> Request:
+        return read(triton.tensors_of(request), self._info, self._required)
 
     def _run(
         self, request: Request, timings: Timings, cancelled: Callable[[], bool]
@@ -90,9 +96,7 @@ class PlainPipeline(_PipelineModel):
     def _answer(self, request: Any) -> Any:
         timings = Timings()
         try:
-            *_, pictures = self._run(
-                read(triton.tensors_of(request), self._info), timings, request.is_cancelled
-            )
+            *_, pictures = self._run(self._read(request), timings, request.is_cancelled)
             return triton.response(_outputs(pictures, timings))
         except Exception as error:  # whatever it is, it must end this request and not the model
             return triton.failure(error)
@@ -111,7 +115,7 @@ class StreamingPipeline(_PipelineModel):
         for each in requests:
             sender, timings = each.get_response_sender(), Timings()
             try:
-                self._waiting.put((sender, read(triton.tensors_of(each), self._info), timings))
+                self._waiting.put((sender, self._read(each), timings))
             except Exception as error:
                 sender.send(triton.failure(error), flags=triton.FINAL)
 
@@ -121,7 +125,10 @@ class StreamingPipeline(_PipelineModel):
 
     def _work(self) -> None:
         while (job := self._waiting.get()) is not None:
-            self._answer(*job)
+            try:
+                self._answer(*job)
+            except Exception as error:  # such as a client that left; the next one is waiting
+                triton.log(error)
 
     def _answer(self, sender: Any, request: Request, timings: Timings) -> None:
         timings.add("queue", timings.arrival, timings.now())

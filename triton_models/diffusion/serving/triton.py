@@ -47,6 +47,11 @@ def failure(error: Exception) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(*_describe(error)))
 
 
+def log(error: Exception) -> None:
+    """Write the error, with its traceback, into the server's log."""
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+
+
 def text(value: str) -> Array:
     """A string tensor [1]."""
     return np.array([value.encode("utf-8")], np.object_)
@@ -92,5 +97,5 @@ def _describe(error: Exception) -> tuple[str, int]:
             return str(error), error.code
         case EngineUnusable():
             return str(error), codes.INTERNAL
-    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    log(error)
     return f"{type(error).__name__}: {error}", codes.INTERNAL
