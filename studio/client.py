@@ -10,7 +10,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -72,7 +72,10 @@ class TritonClient:
                 finished = True
                 yield _raw_result(images, result)
             else:
-                yield _progress(result)
+                step = _progress(result)
+                yield step
+                if step.step == step.steps:
+                    yield replace(step, stage="decode")
         if not finished:
             raise ServerError(
                 "The server ended the request without a picture.",
@@ -171,11 +174,10 @@ def _inputs(request: ImageRequest) -> list[InferInput]:
 
 def _input(field: Field, value: Any) -> InferInput:
     dtype = np.dtype(fields.NUMPY_TYPES[field.dtype])
-    allowed = f"{field.low} to {field.high}; it is {value!r}."
     if dtype.kind == "i" and not (isinstance(value, Integral) and _fits(int(value), dtype)):
-        raise RequestError(f"{field.name} must be a whole number of {allowed}")
+        raise _refusal(field, value, "a whole number")
     if dtype.kind == "f" and not isinstance(value, Real):
-        raise RequestError(f"{field.name} must be a number of {allowed}")
+        raise _refusal(field, value, "a number")
     if isinstance(value, str):
         value = value.encode("utf-8")
     with np.errstate(over="ignore"):  # too large becomes infinite, which the pipeline refuses
@@ -183,6 +185,10 @@ def _input(field: Field, value: Any) -> InferInput:
     tensor = InferInput(field.name, list(array.shape), np_to_triton_dtype(dtype))
     tensor.set_data_from_numpy(array)
     return tensor
+
+
+def _refusal(field: Field, value: Any, what: str) -> RequestError:
+    return RequestError(f"{field.name} is {value!r}; it must be {what} between {field.low} and {field.high}.")
 
 
 def _fits(value: int, dtype: np.dtype[Any]) -> bool:
@@ -210,7 +216,7 @@ _LOST = re.compile(
     r"is not healthy|[Ss]erver not ready|failed to connect|Socket closed|Stream removed|Connection reset"
     r"|no longer in valid state"
 )
-_FAULT = re.compile(r"^Failed to process the request|unknown model|is not ready")
+_REFUSAL = re.compile(rf"(?:{'|'.join(field.name for field in fields.IMAGE_TO_IMAGE)}) |This size ")
 _PREFIXES = re.compile(r"^.*?(?:, message: |UNAVAILABLE state: (?:Internal: )?)")
 
 
@@ -232,8 +238,6 @@ def _translate(error: InferenceServerException) -> ServerError:
 
 
 def _translate_answer(error: InferenceServerException) -> RequestError | ServerError:
-    """What a model answered. A stream's errors carry no status: what is no fault is a refusal."""
-    translated, message = _translate(error), str(error.message())
-    if isinstance(translated, ServerLostError) or _FAULT.search(message):
-        return translated
-    return RequestError(message)
+    """What a model answered. A stream's errors carry no status: the pipelines' refusals name a field."""
+    message = str(error.message())
+    return RequestError(message) if _REFUSAL.match(message) else _translate(error)
