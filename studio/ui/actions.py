@@ -70,10 +70,11 @@ class Actions:
         newest = self._studio.history.recent(1)
         updates: Updates = {
             self._out.strip: gallery.strip(self._studio.history),
-            self._out.notice: stage.notice(warnings=self._studio.history.notices),
             self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
             self._out.waterfall: waterfall(newest[0].spans) if newest else "",
         }
+        if said := self._studio.history.notices:
+            updates[self._out.notice] = stage.notice(warnings=said)
         if mine and mine[-1].finished:
             updates |= self._ended(mine[-1])
         yield updates

@@ -52,9 +52,10 @@ class Page:
 
 def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
     """The whole page."""
-    with gr.Blocks(
+    page = gr.Blocks(
         title="Triton Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
-    ) as page:
+    )
+    with page:
         gr.HTML(_header(studio), elem_id="header", js_on_load=_THEME_BUTTON, apply_default_css=False)
         create(studio, jobs, page)
     page.queue(default_concurrency_limit=None, api_open=False)

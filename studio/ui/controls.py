@@ -40,11 +40,11 @@ class Controls:
     height: gr.Number
     num_images: gr.Slider
 
-    def asked(self) -> dict[str, gr.components.Component]:
+    def asked(self) -> dict[str, Any]:
         """What Generate sends, by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "start"}
 
-    def shown(self) -> dict[str, gr.components.Component]:
+    def shown(self) -> dict[str, Any]:
         """What the artist sees, by name."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "start_file"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import gradio as gr
 
@@ -98,7 +99,7 @@ def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Contr
     dice.click(
         None, None, [seed, keep], js="() => [String(crypto.getRandomValues(new Uint32Array(1))[0]), true]"
     )
-    seed.input(None, seed, keep, js="(seed) => [seed.trim() !== '']")
+    seed.input(None, seed, keep, js="(seed) => seed.trim() !== ''")
     return Controls(
         prompt,
         negative,
@@ -128,8 +129,8 @@ def _sizes_follow(
         js=f"(name, width, height) => ({table})[name] ?? [width, height]",
     )
     named = (
-        f"(width, height) => [Object.entries({table})"
-        f".find(([, size]) => size[0] === width && size[1] === height)?.[0] ?? '{CUSTOM}']"
+        f"(width, height) => Object.entries({table})"
+        f".find(([, size]) => size[0] === width && size[1] === height)?.[0] ?? '{CUSTOM}'"
     )
     gr.on([width.change, height.change], None, [width, height], shape, js=named)
 
@@ -145,7 +146,11 @@ def _connect(
 ) -> None:
     inputs = list(controls.asked().values())
     written = [*controls.shown().values(), *outputs.__dict__.values()]
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    quiet: dict[str, Any] = {
+        "api_visibility": "private",
+        "show_progress": "hidden",
+        "concurrency_limit": None,
+    }
     generate.click(
         actions.generate, [*inputs, owner], written, js=_OWNER_LAST, trigger_mode="multiple", **quiet
     )
@@ -157,7 +162,11 @@ def _connect(
         shown(actions.pick, None, written, **quiet)
     outputs.stage.start(actions.use_as_start, None, written, **quiet)
     outputs.strip.older(actions.older, outputs.shown, written, **quiet)
-    carry = {"inputs": controls.start, "outputs": controls.start_file, "js": "(start) => start"}
+    carry: dict[str, Any] = {
+        "inputs": controls.start,
+        "outputs": controls.start_file,
+        "js": "(start) => start",
+    }
     controls.start.change(None, **carry)
     controls.start.upload(None, **carry).then(actions.opened, controls.start_file, written, **quiet)
     outputs.notice.restore(actions.restore, controls.start_file, written, **quiet)

@@ -42,7 +42,7 @@ def chromium() -> Iterator[Browser]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """A fresh browser profile; its requests must all stay on this machine, and its scripts not fail."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(40_000)
     strangers: list[str] = []
     faults: list[str] = []
     context.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
