@@ -14,11 +14,9 @@ from studio.engines import builder_process, trial
 from studio.engines.cache import EngineCache, told
 from studio.engines.entry import Entry, Facts, Unfit, plan_name
 from studio.engines.order import Order
-from studio.engines.trial import Trial
 from studio.errors import BuildError, CacheError
 from studio.gpu import GIB, Gpu
 from studio.report import Report, silent
-from triton_models.diffusion.manifest import Engine
 
 # Of the GPU's free memory, after the weights twice over; the server's own work needs the rest.
 WORKSPACE_SHARE = 0.75
@@ -106,19 +104,12 @@ def _check_disk(order: Order, folder: Path) -> None:
 
 
 def _try(order: Order, plan: Path, cache: EngineCache, report: Report) -> float | None:
-    """Milliseconds of one run, tried in a process of its own; None where there is nothing to try it on."""
-    if order.gpu is None:
-        return None
     report(f"Trying the {order.title}", None)
-    key = order.key
-    engine = Engine(key.flavour, str(plan.absolute()), key.precision)
     try:
-        return trial.run(
-            Trial.of(order.component, key.profile, order.model_folder, [engine], cache.compiled), (order.gpu,)
-        ).milliseconds[0]
+        return trial.time_plan(order, plan, cache)
     except Unfit as unfit:
         raise BuildError(
             f"The {order.title} was built but does not run: {unfit}.",
             state="It was thrown away.",
-            hint=f"The builder's log is {cache.log_file(key)}.",
+            hint=f"The builder's log is {cache.log_file(order.key)}.",
         ) from unfit

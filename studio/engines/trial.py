@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from studio.engines import components
+from studio.engines.cache import EngineCache
 from studio.engines.components import COMPONENTS, DENOISER, Component
 from studio.engines.entry import Unfit
 from studio.engines.key import Profile
+from studio.engines.order import Order
 from studio.gpu import Gpu, environment
 from triton_models.diffusion.denoise import Denoiser, Job
 from triton_models.diffusion.manifest import Engine, EngineSet, ModelInfo
@@ -62,6 +64,16 @@ class Outcome:
 
     milliseconds: tuple[float, ...]
     differences: tuple[float, ...]
+
+
+def time_plan(order: Order, plan: Path, cache: EngineCache) -> float | None:
+    """Milliseconds of one run of ``order``'s plan; None when it is for another machine. Raises Unfit."""
+    if order.gpu is None:
+        return None
+    key = order.key
+    engine = Engine(key.flavour, str(plan.absolute()), key.precision)
+    trial = Trial.of(order.component, key.profile, order.model_folder, [engine], cache.compiled)
+    return run(trial, (order.gpu,)).milliseconds[0]
 
 
 def run(trial: Trial, gpus: tuple[Gpu, ...] = (), seconds: float = LONGEST_SECONDS) -> Outcome:
