@@ -78,6 +78,14 @@ Installs what the tests need and runs all of them: ruff, mypy and pytest.
 Arguments after -- go to pytest:  python launcher.py test -- -k samplers"""
 
 
+REPOSITORY_HELP = """\
+Writes a folder that holds the models, their ONNX files and a compose file, so that Triton can be
+run by hand, on one or several GPUs, for any gRPC client:
+
+  python launcher.py repository served
+  cd served && docker compose up"""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status. No traceback reaches the person who started it."""
     terminal = Terminal()
@@ -146,6 +154,13 @@ def parser() -> argparse.ArgumentParser:
     test = commands.add_parser("test", help="run all tests", description=TEST_HELP)
     test.set_defaults(run=_test)
     test.add_argument("pytest_arguments", nargs="*", metavar="-- ARGUMENT", help="for pytest")
+
+    repository = commands.add_parser(
+        "repository", help="write a folder from which Triton runs by hand", description=REPOSITORY_HELP
+    )
+    repository.set_defaults(run=_repository)
+    repository.add_argument("folder", type=Path, help="a new folder")
+    _add_knobs(repository, BOOT)
 
     install = commands.add_parser(
         "install",
@@ -264,6 +279,15 @@ def _bench(asked: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     from studio.bench import bench
 
     return bench(settings, steps=asked.steps, rounds=asked.rounds, as_json=asked.json, terminal=terminal)
+
+
+def _repository(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio.server import by_hand
+    from studio.start import open_repository
+
+    by_hand.write(asked.folder, *open_repository(settings, terminal))
+    terminal.line(f"Written to {asked.folder}; `docker compose up` there serves it.")
+    return 0
 
 
 def _test(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

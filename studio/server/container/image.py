@@ -26,7 +26,7 @@ GIB = 2**30
 # 9 GB to download and 16 to 27 unpacked, both on disk for a while.
 PULL_NEEDS_BYTES = 40 * GIB
 PULL_ATTEMPTS = 3
-# What the models import in every container, at the versions that the studio itself runs.
+# What the models import: on the CPU, and on a GPU.
 IMPORTED = ("tokenizers", "onnxruntime", "openvino")
 IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
 FALLBACK_VERSIONS = {"onnxruntime-gpu": "1.30.0", "cuda-python": "13.0.3"}
@@ -62,12 +62,16 @@ class Image:
 
     def missing(self) -> list[str]:
         """The pip requirements that the models need and this image lacks."""
-        wanted = {name: _our_version(name) for name in (IMPORTED_WITH_GPU if self.tensorrt else IMPORTED)}
+        wanted = requirements(gpu=self.tensorrt is not None)
         if self.tensorrt:
-            wanted[f"tensorrt-cu{self.cuda}"] = self.tensorrt
-        return [
-            f"{name}=={version}" for name, version in wanted.items() if self.packages.get(name) != version
-        ]
+            wanted.append(f"tensorrt-cu{self.cuda}=={self.tensorrt}")
+        have = {f"{name}=={version}" for name, version in self.packages.items()}
+        return [one for one in wanted if one not in have]
+
+
+def requirements(gpu: bool) -> list[str]:
+    """What the models import, as pip's requirements, at the versions that the studio itself runs."""
+    return [f"{name}=={_our_version(name)}" for name in (IMPORTED_WITH_GPU if gpu else IMPORTED)]
 
 
 def ensure(client: docker.DockerClient, reference: str, report: Report) -> Image:
@@ -76,8 +80,8 @@ def ensure(client: docker.DockerClient, reference: str, report: Report) -> Image
     Raises DockerError with what to do; layers that arrived are kept for the next attempt.
     """
     base = probe(client, ensure_base(client, reference, report))
-    requirements = base.missing()
-    return replace(base, id=derive(client, base, requirements, report)) if requirements else base
+    missing = base.missing()
+    return replace(base, id=derive(client, base, missing, report)) if missing else base
 
 
 def ensure_base(client: docker.DockerClient, reference: str, report: Report) -> str:
@@ -134,13 +138,13 @@ def probe(client: docker.DockerClient, image_id: str) -> Image:
     return Image(id=image_id, **json.loads(output.decode().strip().splitlines()[-1]))
 
 
-def derive(client: docker.DockerClient, base: Image, requirements: list[str], report: Report) -> str:
-    """An image on top of ``base`` with ``requirements`` installed; at once where it was built before."""
+def derive(client: docker.DockerClient, base: Image, missing: list[str], report: Report) -> str:
+    """An image on top of ``base`` with what was ``missing`` installed; at once where it was built before."""
     dockerfile = "\n".join(
         (
             f"FROM {base.id}",
             "ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1",
-            "RUN python3 -m pip install --no-cache-dir " + " ".join(f"'{one}'" for one in requirements),
+            "RUN python3 -m pip install --no-cache-dir " + " ".join(f"'{one}'" for one in missing),
             "LABEL org.triton-studio.image=derived",
         )
     )
@@ -148,7 +152,7 @@ def derive(client: docker.DockerClient, base: Image, requirements: list[str], re
     try:
         return str(client.images.get(tag).id)
     except ImageNotFound:
-        report(f"Adding {', '.join(requirements)} to the image", None)
+        report(f"Adding {', '.join(missing)} to the image", None)
     answers = client.api.build(
         fileobj=io.BytesIO(dockerfile.encode()), tag=tag, rm=True, forcerm=True, decode=True
     )

@@ -1,0 +1,46 @@
+"""A folder from which Triton can be run by hand: the models, their ONNX files, and a compose file."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from studio.errors import SettingsError
+from studio.server.container.image import requirements
+from studio.server.repository import Repository
+from triton_models.diffusion.manifest import Engine
+
+COMPOSE = Path(__file__).parent / "compose"
+INSIDE = PurePosixPath("/studio")  # where compose.yaml mounts the folder
+
+
+def write(folder: Path, repository: Repository, gpu: bool) -> None:
+    """Write everything that ``docker compose up`` in ``folder`` needs; raises SettingsError where it cannot.
+
+    Each component runs on ONNX: a plan fits one GPU and one TensorRT only, and these may be any.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise SettingsError(f"{folder} is not empty.", hint="Name a new folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(COMPOSE, folder, dirs_exist_ok=True)
+        shutil.copytree(repository.model_folder, folder / "model")
+        engines = {
+            name: [Engine("onnxruntime", f"{name}.onnx", "fp32")]
+            for name in repository.models
+            if (folder / "model" / f"{name}.onnx").is_file()
+        }
+        inside = replace(
+            repository,
+            model_folder=INSIDE / "model",
+            cache_folder=PurePosixPath("/tmp"),
+            engines=engines,
+            threads=0,
+        )
+        inside.write(folder / "models")
+        (folder / "requirements.txt").write_text("\n".join([*requirements(gpu), ""]), encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"{folder} could not be written: {error.strerror}.", hint="Name another folder."
+        ) from error
