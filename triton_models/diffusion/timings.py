@@ -34,9 +34,10 @@ class Timings:
         yield
         self.add(stage, start, time.monotonic())
 
-    def absorb(self, text: str) -> None:
-        """Take over what another process's ``to_json`` says."""
+    def absorb(self, text: str, sent: float) -> None:
+        """Take over what another process's ``to_json`` says of work that was ``sent`` to it."""
         said = json.loads(text)
+        self.add("queue", sent, said["arrival"])
         for span in said["spans"]:
             start = said["arrival"] + span["start"]
             self.add(span["stage"], start, start + span["seconds"])

@@ -53,9 +53,10 @@ class _Models:
         if image is not None:
             strength = np.array([request.strength], np.float32)
             inputs |= {"image_mean": image[0], "image_std": image[1], "strength": strength}
+        sent = timings.now()
         for answer in triton.stream("denoiser", inputs, ["step", "preview", "latents", "timings"]):
             if "timings" in answer:
-                timings.absorb(answer["timings"][0].decode("utf-8"))
+                timings.absorb(answer["timings"][0].decode("utf-8"), sent)
             done, total = (int(value) for value in answer["step"])
             yield Step(done, total, answer["preview"], answer.get("latents"))
 
