@@ -209,7 +209,7 @@ def test_a_disk_that_refuses_is_told_and_loses_nothing(cache: EngineCache) -> No
 
 
 def test_a_measured_time_is_written_down(cache: EngineCache) -> None:
-    cache.note_latency(put(cache), 8.69)
+    cache.note(put(cache), latency_ms=8.69)
     assert hit(cache).facts.latency_ms == 8.69
 
 

@@ -43,6 +43,7 @@ OTHERS: dict[str, Any] = {
     "profile": Profile.fixed(1, 96, 96),
     "level": 5,
     "refit": True,
+    "recipe": 0,
 }
 
 

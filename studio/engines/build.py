@@ -34,11 +34,13 @@ def build(
     *,
     python: str = sys.executable,
     refresh: Refresh = gpus.refresh,
+    busy: Callable[[], bool] = lambda: False,
 ) -> Entry:
     """The engine of ``order``, from the cache or built now; a second caller waits for the first.
 
-    ``python`` is the interpreter that has the TensorRT. On this machine's GPU the engine is tried before it
-    is kept. Raises BuildError, BuildCancelled or CacheError; nothing half-made stays.
+    ``python`` is the interpreter that has the TensorRT. While ``busy`` says so, the builder stands still.
+    On this machine's GPU the engine is tried before it is kept. Raises BuildError, BuildCancelled or
+    CacheError; nothing half-made stays.
     """
     cancel = cancel or threading.Event()
     with cache.alone(order.key, report, cancel):
@@ -50,7 +52,7 @@ def build(
         with cache.staging(order.key) as folder:
             _check_disk(order, folder)
             plan = folder / plan_name(order.key)
-            done = builder_process.run(order, cache, plan, workspace, report, cancel, python)
+            done = builder_process.run(order, cache, plan, workspace, report, cancel, busy, python)
             latency = _try(order, plan, cache, report)
             facts = Facts(
                 gpu=order.gpu.name if order.gpu else "",

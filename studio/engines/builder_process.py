@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from studio.report import Report
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
 SECONDS_TO_END = 10.0
+SECONDS_BETWEEN_LOOKS = 0.05
 _CANCELLED = 3  # the builder's exit status
 
 
@@ -31,15 +33,19 @@ def run(
     workspace: int,
     report: Report,
     cancel: threading.Event,
+    busy: Callable[[], bool],
     python: str,
 ) -> dict[str, Any]:
-    """Build ``order`` into ``plan``; returns the builder's last words. Raises BuildError, BuildCancelled."""
+    """Build ``order`` into ``plan``; returns the builder's last words. Raises BuildError, BuildCancelled.
+
+    The builder is stopped while ``busy``, so that it takes nothing from whoever is drawing.
+    """
     log_file = cache.log_file(order.key)
     timings = cache.root / "timings" / f"{order.key.flavour}-{order.key.version}-sm{order.key.capability}"
     command = [python, "-m", "studio.engines.builder", *_arguments(order, plan, workspace, timings)]
     last: dict[str, Any] = {}
     with _started(command, order, log_file) as process:
-        for line in _lines(process, cancel):
+        for line in _lines(process, cancel, busy):
             if line["event"] == "progress":
                 report(_progress(order, line), line["fraction"])
             else:
@@ -136,6 +142,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Close the builder's stdin, which it takes as the wish to stop, and wait for it."""
     assert process.stdin is not None
     process.stdin.close()
+    _hold(process, False)
     try:
         process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -143,13 +150,24 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _lines(process: subprocess.Popen[str], cancel: threading.Event) -> Iterator[dict[str, Any]]:
+def _hold(process: subprocess.Popen[str], held: bool) -> None:
+    if hasattr(signal, "SIGSTOP"):  # Windows has none: there the build and the picture share the GPU
+        process.send_signal(signal.SIGSTOP if held else signal.SIGCONT)
+
+
+def _lines(
+    process: subprocess.Popen[str], cancel: threading.Event, busy: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """What the builder tells, until it ends or ``cancel`` is set."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+    held = False
     while not cancel.is_set():
+        if busy() != held:
+            held = not held
+            _hold(process, held)
         try:
-            line = lines.get(timeout=0.1)
+            line = lines.get(timeout=SECONDS_BETWEEN_LOOKS)
         except queue.Empty:
             continue
         if line is None:

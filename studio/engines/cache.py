@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -172,10 +173,10 @@ class EngineCache:
             staged.rename(entry.folder)
         return entry
 
-    def note_latency(self, entry: Entry, latency_ms: float) -> Entry:
-        """Write the measured time of one run into the sidecar. Raises CacheError."""
-        entry = replace(entry, facts=replace(entry.facts, latency_ms=latency_ms))
-        with told("The engine's measured time could not be kept"):
+    def note(self, entry: Entry, **facts: Any) -> Entry:
+        """Write facts into the sidecar, such as ``latency_ms`` or ``rejected``. Raises CacheError."""
+        entry = replace(entry, facts=replace(entry.facts, **facts))
+        with told("What was found of the engine could not be kept"):
             write_sidecar(entry.folder, entry)
         return entry
 

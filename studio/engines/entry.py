@@ -33,6 +33,7 @@ class Facts:
     workspace: int = 0  # bytes
     latency_ms: float | None = None  # of one run at the best shape, where it was tried
     checkpoint: str = ""
+    rejected: str = ""  # why it must not serve, though it runs: a clause
 
     @staticmethod
     def parse(content: Any) -> Facts:

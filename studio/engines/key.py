@@ -18,6 +18,7 @@ Range = tuple[int, int]  # inclusive
 Shape = tuple[int, ...]
 Shapes = dict[str, tuple[Shape, Shape, Shape]]  # by input: smallest, best, largest
 DEFAULT_LEVEL = 3  # TensorRT's own
+RECIPE = 1  # of the builder: raise it when the same order would give another engine
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class EngineKey:
     profile: Profile
     level: int = DEFAULT_LEVEL
     refit: bool = False
+    recipe: int = RECIPE
 
     @staticmethod
     def of(
@@ -141,7 +143,7 @@ class EngineKey:
     @staticmethod
     def parse(parts: Any) -> EngineKey:
         """The key from its parts as JSON. Raises ValueError when they are not exactly a key's."""
-        types = {"profile": dict, "level": int, "refit": bool}
+        types = {"profile": dict, "level": int, "refit": bool, "recipe": int}
         names = {field.name for field in fields(EngineKey)}
         if not isinstance(parts, dict) or parts.keys() != names:
             raise ValueError("the parts are not those of an engine's key")
@@ -181,6 +183,7 @@ _LABELS = {
     "profile": "its size",
     "level": "its optimization level",
     "refit": "whether it can be refitted",
+    "recipe": "its builder's recipe",
 }
 
 

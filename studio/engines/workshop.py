@@ -1,0 +1,59 @@
+"""Where engines for one machine come from: the cache, else a place the user named, else a build."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from studio.engines import build, fetch
+from studio.engines.cache import EngineCache
+from studio.engines.entry import Entry
+from studio.engines.key import DEFAULT_LEVEL, Profile, Target
+from studio.engines.order import Order, orders
+from studio.engines.places import Place
+from studio.gpu import Gpu
+from studio.report import Report, silent
+
+
+def never() -> bool:
+    """Nothing else needs the GPU."""
+    return False
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes or finds engines for ``target``. ``gpu`` is None when they are for another machine."""
+
+    cache: EngineCache
+    target: Target
+    gpu: Gpu | None = None
+    places: Sequence[Place] = ()
+    level: int = DEFAULT_LEVEL
+    refit: bool = False
+    python: str = field(default=sys.executable)  # the interpreter that has the TensorRT
+
+    def orders(self, model_folder: Path, profile: Profile) -> list[Order]:
+        """What ``profile`` needs of the checkpoint exported to ``model_folder``, a component each."""
+        return orders(model_folder, self.target, profile, self.gpu, self.level, self.refit)
+
+    def obtain(
+        self,
+        order: Order,
+        report: Report = silent,
+        cancel: threading.Event | None = None,
+        busy: Callable[[], bool] = never,
+    ) -> tuple[Entry, tuple[str, ...]]:
+        """The engine of ``order`` and what a person should know of where it came from.
+
+        While ``busy`` says so, a build stands still. Raises BuildError, BuildCancelled and CacheError.
+        """
+        notes: tuple[str, ...] = ()
+        if self.places:
+            fetched = fetch.fetch(order, self.places, self.cache, report, cancel)
+            if fetched.entry is not None:
+                return fetched.entry, fetched.notes
+            notes = fetched.notes
+        return build.build(order, self.cache, report, cancel, python=self.python, busy=busy), notes
