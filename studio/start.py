@@ -47,6 +47,7 @@ class Open:
     """A studio that can draw. ``endpoint`` is where its first server listens."""
 
     studio: Studio
+    model_folder: Path
     endpoint: Endpoint
 
 
@@ -96,7 +97,15 @@ def open_studio(settings: Settings, terminal: Terminal) -> Iterator[Open]:
             stage.outcome = f"{supervisor.server.description}: {here.runtime_reason}"
         studio = Studio(supervisor, ModelInfo.load(ready.folder), history)
         stack.callback(studio.close)
-        yield Open(studio, supervisor.endpoint)
+        yield Open(studio, ready.folder, supervisor.endpoint)
+
+
+def open_repository(settings: Settings, terminal: Terminal) -> tuple[Repository, bool]:
+    """What a server of these settings would serve, and whether on a GPU."""
+    here = machine.look(settings)
+    ready = prepare(settings, here, terminal)
+    compiled = settings.cache_dir / "compiled"
+    return Repository(ready.folder, ready.engines, compiled, threads(settings)), bool(here.gpus)
 
 
 def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:

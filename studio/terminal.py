@@ -21,6 +21,7 @@ class Terminal:
         self._stream = stream
         self._live = stream.isatty()
         self._lock = threading.Lock()
+        self.stages: dict[str, float] = {}  # name → how many seconds it took
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -39,6 +40,7 @@ class Terminal:
         """Show ``name`` while the block runs, and afterwards what the stage says came of it."""
         stage = Stage(self, name)
         yield stage
+        self.stages[name] = stage.seconds
         self.line(f"{name:{NAME_WIDTH}} {stage.outcome}  ({stage.seconds:.1f} s)")
 
     @property

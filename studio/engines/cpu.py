@@ -65,6 +65,16 @@ def flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
+def model_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the CPU calls itself."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
     """The cores that this process may use, hyper-threads counted once."""
     if not hasattr(os, "sched_getaffinity"):
@@ -156,7 +166,7 @@ def try_picture(model_folder: Path, threads: int, report: Report) -> Likeness:
 
 def _remembered(model_folder: Path, cache_dir: Path, threads: int, report: Report, judge: Judge) -> Likeness:
     file = cache_dir / "likeness" / f"{model_folder.name}.json"
-    key = f"{platform.processor() or platform.machine()} {installed(OPENVINO)} {sorted(flags())}"
+    key = f"{model_name()} {installed(OPENVINO)} {sorted(flags())}"
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["key"] == key:
