@@ -277,8 +277,10 @@ def _doctor(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -
 
 def _bench(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
     from studio.bench import bench
+    from studio.start import until_stopped
 
-    return bench(settings, steps=asked.steps, rounds=asked.rounds, as_json=asked.json, terminal=terminal)
+    with until_stopped(terminal):
+        return bench(settings, steps=asked.steps, rounds=asked.rounds, as_json=asked.json, terminal=terminal)
 
 
 def _repository(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

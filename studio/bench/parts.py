@@ -22,7 +22,7 @@ from studio.checkpoint import load, resolve
 from studio.engines import cpu
 from studio.engines.components import DENOISER
 from triton_models.diffusion import samplers
-from triton_models.diffusion.component import example
+from triton_models.diffusion.component import Component, example
 from triton_models.diffusion.manifest import Engine, EngineSet, ModelInfo
 from triton_models.diffusion.runners import Engines, Runner
 
@@ -62,12 +62,11 @@ def _in_turn(calls: dict[str, Call], rounds: int) -> dict[str, float]:
 
 def _engine(component: str, engine: Engine, folder: Path, info: ModelInfo, threads: int) -> Call:
     height, width = info.default_height // info.vae_scale_factor, info.default_width // info.vae_scale_factor
-    engines = Engines(EngineSet(component, [engine], str(folder), threads))
-    runner = engines.pick(1, height, width).runner
+    listed = EngineSet(component, [engine], str(folder), threads)
     if component == DENOISER.name:
-        return _step(runner, info, height, width)
-    inputs = example(component, info)
-    return lambda: runner.run(inputs)
+        return _step(Engines(listed).pick(1, height, width).runner, info, height, width)
+    loaded, inputs = Component(listed), example(component, info)
+    return lambda: loaded.run(inputs)
 
 
 def _step(runner: Runner, info: ModelInfo, height: int, width: int) -> Call:

@@ -9,21 +9,19 @@ from typing import Any
 def table(figures: Mapping[str, Any]) -> str:
     """Everything that was measured, with machine and date."""
     machine, request = figures["machine"], figures["request"]
+    studios = list(figures["studio"].values())
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    studios = figures["studio"].values()
-    return "\n\n".join(
-        (
-            f"{figures['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
-            f"{machine['memory_bytes'] / 2**30:.0f} GB. Python {machine['python']}, {versions}.",
-            f"{request['steps']} steps of {request['sampler']}, guidance {request['guidance_scale']:g}, "
-            f"medians of {request['rounds']} pictures drawn in turn.",
-            _rows(("", *(one["engine"] for one in studios)), _against(list(studios))),
-            _rows(("one call", *_engines(figures["parts"])), _parts(figures["parts"])),
-            f"From `python launcher.py` to a page that answers, second start: {figures['page_seconds']:.1f} s ("
-            + ", ".join(f"{name.lower()} {seconds:.1f}" for name, seconds in figures["start_stages"].items())
-            + ").",
-        )
+    stages = ", ".join(f"{name.lower()} {seconds:.1f}" for name, seconds in figures["start_stages"].items())
+    paragraphs = (
+        f"{figures['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GB. Python {machine['python']}, {versions}.",
+        f"{request['steps']} steps of {request['sampler']}, guidance {request['guidance_scale']:g}, "
+        f"medians of {request['rounds']} pictures drawn in turn.",
+        _rows(("", *(one["engine"] for one in studios)), _against(studios)),
+        _rows(("one call", *_engines(figures["parts"])), _parts(figures["parts"])),
+        f"Second start, to a page that answers: {figures['page_seconds']:.1f} s ({stages}).",
     )
+    return "\n\n".join(paragraphs)
 
 
 def _against(studios: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
