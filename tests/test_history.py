@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+import subprocess
 import threading
 from pathlib import Path
 
@@ -124,6 +125,33 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_studio_goes_on(tmp_path
         assert history.recent(5) == []
         with pytest.raises(SaveError, match="could not be saved"):
             history.keep(result(), 0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 400 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_nothing_saved_is_lost(small_disk):
+    with History(small_disk) as history:
+        kept = [history.keep(result(seed=0), 0)]
+        with pytest.raises(SaveError, match="No space left|full") as caught:
+            for seed in range(1, 100):
+                kept.append(history.keep(result(seed=seed), 0))
+        assert caught.value.hint
+        assert [picture.file for picture in history.recent(100)] == kept[::-1]
+        assert not list(small_disk.rglob("*.part"))
+    with History(small_disk) as history:
+        pictures = history.recent(100)
+        assert {picture.file for picture in pictures} >= set(kept)
+        assert all(open_image(picture.file).shape == (64, 72, 3) for picture in pictures)
 
 
 def test_threads_share_it(tmp_path):

@@ -166,7 +166,7 @@ _THEME_BUTTON = (
 
 def _header(studio: Studio) -> str:
     return (
-        "<header><h1>Triton <em>Studio</em></h1>"
-        f'<p><span>{escape(studio.model.name)}</span><span class="version">{__version__}</span></p>'
+        f'<header><h1 title="Triton Studio {__version__}">Triton <em>Studio</em></h1>'
+        f"<p>{escape(studio.model.name)}</p>"
         '<button type="button" aria-label="Light or dark" title="Light or dark">◐</button></header>'
     )

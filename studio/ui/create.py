@@ -30,7 +30,11 @@ element.addEventListener('click', (click) => {
   if (!button) return;
   if (button.dataset.do === 'dismiss') button.parentElement.remove();
   else if (button.dataset.do === 'example') window.studio.say(button.dataset.words);
-  else if (events.includes(button.dataset.do)) trigger(button.dataset.do, {picture: button.dataset.picture});
+  else if (button.dataset.do === 'pick') {
+    element.querySelector('[aria-current]')?.removeAttribute('aria-current');
+    button.setAttribute('aria-current', 'true');
+  }
+  if (events.includes(button.dataset.do)) trigger(button.dataset.do, {picture: button.dataset.picture});
 });
 """
 _OWNER_LAST = "(...values) => [...values.slice(0, -1), window.studio.owner]"

@@ -17,12 +17,12 @@ def file_url(file: Path) -> str:
     return f"gradio_api/file={quote(str(file))}"
 
 
-def strip(history: History, shown: int = PAGE, selected: int | None = None) -> str:
+def strip(history: History, shown: int = PAGE) -> str:
     """The newest ``shown`` pictures as buttons, and one for older ones when there are more."""
     pictures = history.recent(shown + 1)
     if not pictures:
         return ""
-    items = "".join(_thumbnail(picture, picture.id == selected) for picture in pictures[:shown])
+    items = "".join(_thumbnail(picture) for picture in pictures[:shown])
     older = '<li><button type="button" class="older" data-do="older">Older…</button></li>'
     return (
         '<h2 id="made">Made so far</h2>'
@@ -30,13 +30,12 @@ def strip(history: History, shown: int = PAGE, selected: int | None = None) -> s
     )
 
 
-def _thumbnail(picture: Picture, selected: bool) -> str:
+def _thumbnail(picture: Picture) -> str:
     made = time.strftime("%d %b, %H:%M", time.localtime(picture.made_at))
     words = picture.request.prompt.strip() or "no words"
     label = escape(f"{words}; seed {picture.request.seed}; {made}", quote=True)
-    current = ' aria-current="true"' if selected else ""
     return (
         f'<li><button type="button" data-do="pick" data-picture="{picture.id}"'
-        f' title="{label}" aria-label="{label}"{current}>'
+        f' title="{label}" aria-label="{label}">'
         f'<img src="{file_url(picture.file)}" alt="" loading="lazy" decoding="async"></button></li>'
     )
