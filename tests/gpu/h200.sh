@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The figures of BENCHMARKS.md on one NVIDIA GPU that reaches no registry, stage by stage.
+#
+#   h200.sh torch        SD 1.5's geometry: checkpoint, ONNX, diffusers eager and compiled (any Python with torch)
+#   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and what the studio needs, from a packed kit
+#   h200.sh first        SD 1.5's denoiser at 512 x 512, alone on the GPU, so that nothing disturbs its timing
+#   h200.sh rest         every other engine: SD 1.5's for batch 1 and 4, the bundled checkpoint's
+#   h200.sh measure      end to end through Triton, each engine alone, and the bundled checkpoint's pictures
+#
+# BUNDLED is the bundled checkpoint's float16 export and PICTURES what a CPU drew with its float32 export:
+#   python tests/gpu/serve.py pictures FLOAT32_EXPORT --cache CACHE --pixels 256 --engine onnxruntime --file PICTURES
+# All that is made stays in WORK; figures and logs are copied to OUT.
+set -euo pipefail
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+WORK=${WORK:-/tmp/h200} OUT=${OUT:-/tmp/h200/out}
+BUNDLED=${BUNDLED:-$WORK/bundled} PICTURES=${PICTURES:-$WORK/pictures.npz}
+LEVEL=${LEVEL:-3} LEVEL_OF_REST=${LEVEL_OF_REST:-1}
+kit=$WORK/kit cache=$WORK/cache
+mkdir -p "$WORK" "$OUT" "$cache"
+
+sd15() { ls -d "$WORK"/export/onnx/*-fp16; }
+serve() { (. "$kit/env.sh" && python3 "$here/serve.py" "$@" --cache "$cache"); }
+
+# TensorRT 8.6's bindings are for CPython 3.10; the studio is written for 3.11. These are what it lacks.
+teach_python310() {
+  cat > "$kit/lib/python3.10/site-packages/sitecustomize.py" <<'PY'
+import datetime, hashlib
+
+def file_digest(file, name):
+    digest = hashlib.new(name)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest
+
+datetime.UTC, hashlib.file_digest = datetime.timezone.utc, file_digest
+PY
+  cat >> "$kit/lib/python3.10/subprocess.py" <<'PY'
+
+class Popen(Popen):
+    def __init__(self, *args, process_group=None, preexec_fn=None, **options):
+        def begin():
+            os.setpgid(0, process_group)
+            if preexec_fn is not None:
+                preexec_fn()
+        super().__init__(*args, preexec_fn=preexec_fn if process_group is None else begin, **options)
+PY
+}
+
+case $1 in
+  torch)
+    python3 "$here/sd15.py" write "$WORK/sd15"
+    python3 "$here/sd15.py" export "$WORK/sd15" "$WORK/export"
+    python3 "$here/sd15.py" diffusers "$WORK/sd15" "$WORK/diffusers.json"
+    ;;
+  kit)
+    mkdir -p "$WORK/packed" && cat "$2"/part.* | tar -xf - -C "$WORK/packed"
+    "$WORK/packed/unpack.sh" "$kit"
+    teach_python310
+    ;;
+  first)
+    serve build "$(sd15)" --only denoiser --level "$LEVEL"
+    ;;
+  rest)
+    serve build "$(sd15)" --only text_encoder vae_decoder vae_encoder --level "$LEVEL" &
+    serve build "$BUNDLED" --pixels 256 --level "$LEVEL" &
+    serve build "$(sd15)" --batch 4 --only denoiser --level "$LEVEL_OF_REST" &
+    serve build "$(sd15)" --batch 4 --only vae_decoder vae_encoder --level "$LEVEL" &
+    wait
+    ;;
+  measure)
+    (. "$kit/env.sh" && cd "$here/../.." && python3 -m studio.cli doctor || true)
+    serve measure "$(sd15)" --file "$OUT/batch1.json" --level "$LEVEL" || true
+    serve pictures "$BUNDLED" --pixels 256 --file "$PICTURES" --level "$LEVEL" || true
+    serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --level-of-denoiser "$LEVEL_OF_REST" || true
+    cp -f "$WORK/diffusers.json" "$OUT/" || true
+    nvidia-smi
+    ;;
+esac
