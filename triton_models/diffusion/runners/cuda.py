@@ -95,7 +95,10 @@ class Cuda:
         return launch
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        status, *answer = getattr(self._runtime, name)(*arguments)
+        try:
+            status, *answer = getattr(self._runtime, name)(*arguments)
+        except RuntimeError as error:  # there is no driver to call
+            raise CudaError(f"{name}: {error}") from error
         if status != self._runtime.cudaError_t.cudaSuccess:
             words = self._runtime.cudaGetErrorString(status)[1]
             raise CudaError(f"{name}: {words.decode() if isinstance(words, bytes) else words}")
