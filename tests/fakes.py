@@ -1,9 +1,11 @@
-"""A scripted client: what the line meets at its seam when no server is wanted."""
+"""A scripted client: what the line meets at its seam when no server is wanted; and a lying picture."""
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -104,3 +106,13 @@ def _preview(images: np.ndarray, done: float, seed: int) -> np.ndarray:
     small = images[:, ::8, ::8]
     noise = np.random.default_rng(seed).integers(0, 255, small.shape)
     return (small * done + noise * (1 - done)).astype(np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds almost nothing."""
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", body), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -9,6 +9,7 @@ import gradio as gr
 
 from studio.generate import Studio
 from studio.jobs import Jobs
+from studio.ui import gallery
 from studio.ui.actions import Actions, Outputs
 from studio.ui.controls import (
     CUSTOM,
@@ -24,6 +25,7 @@ from triton_models.diffusion import fields
 
 # Buttons inside our own HTML: data-do names the event, data-picture the picture it is about.
 _EVENTS_OF_BUTTONS = """
+let scrolled = 0;
 const events = ['pick', 'start', 'reuse', 'older', 'clear', 'restore'];
 element.addEventListener('click', (click) => {
   const button = click.target.closest('[data-do]');
@@ -34,7 +36,13 @@ element.addEventListener('click', (click) => {
     element.querySelector('[aria-current]')?.removeAttribute('aria-current');
     button.setAttribute('aria-current', 'true');
   }
+  else if (button.dataset.do === 'older') scrolled = button.closest('ul').scrollLeft;
   if (events.includes(button.dataset.do)) trigger(button.dataset.do, {picture: button.dataset.picture});
+});
+watch('value', () => {  // older pictures come where the artist is, a new one is scrolled to
+  const strip = element.querySelector('.strip');
+  if (strip) strip.scrollLeft = scrolled;
+  scrolled = 0;
 });
 """
 _OWNER_LAST = "(...values) => [...values.slice(0, -1), window.studio.owner]"
@@ -72,7 +80,7 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
                 elem_id="restore",
                 type="filepath",
             )
-    outputs = Outputs(picture, notice, times, strip, waiting, cancel, gr.State(0))
+    outputs = Outputs(picture, notice, times, strip, waiting, cancel, gr.State(gallery.PAGE))
     owner = gr.Textbox(visible=False)
     actions = Actions(studio, jobs, controls, outputs)
     _connect(page, actions, controls, outputs, generate, restore, owner)

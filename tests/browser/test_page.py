@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import png_header
 from playwright.sync_api import Page, expect
 
 from studio.errors import ServerError
+from studio.history import History
 from studio.image import open_image, write_png
+from studio.request import ImageRequest, ImageResult
 
 pytestmark = pytest.mark.browser
 
@@ -137,6 +140,7 @@ def test_start_image_by_upload_strength_and_use_as_start(page, serve, tmp_path):
     ("name", "data", "says"),
     [
         ("text.png", b"this is no picture", "not a picture"),
+        ("huge.png", png_header(30_000, 30_000), "too large"),
         ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x40\0\0\0\x40\x08\x02\0\0\0", "picture"),
     ],
 )
@@ -202,6 +206,20 @@ def test_a_click_in_the_strip_brings_a_picture_and_its_settings_back(page, serve
     page.click(GENERATE)
     expect(page.locator(".strip [data-do=pick]")).to_have_count(3)
     assert served.client.asked[2] == served.client.asked[0]
+
+
+def test_older_pictures_come_where_the_artist_is(page, serve, tmp_path):
+    small = ImageRequest("a sea", steps=1, width=64, height=64)
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    with History(tmp_path / "data") as history:
+        for seed in range(50):
+            history.keep(ImageResult(small, pixels, (seed,), (), "engine", "model"), 0)
+    page.goto(serve().url)
+    expect(page.locator(".strip [data-do=pick]")).to_have_count(40)
+    page.get_by_role("button", name="Older…").click()
+    expect(page.locator(".strip [data-do=pick]")).to_have_count(50)
+    expect(page.get_by_role("button", name="Older…")).to_have_count(0)
+    page.wait_for_function("() => document.querySelector('.strip').scrollLeft > 1000")
 
 
 def test_a_dropped_picture_brings_its_settings_back(page, serve):
