@@ -4,7 +4,7 @@
 #   h200.sh torch        SD 1.5's geometry: checkpoint, ONNX, diffusers eager and compiled (any Python with torch)
 #   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and what the studio needs, from a packed kit
 #   h200.sh first        SD 1.5's denoiser at 512 x 512, alone on the GPU, so that nothing disturbs its timing
-#   h200.sh rest         every other engine: SD 1.5's for batch 1 and 4, the bundled checkpoint's
+#   h200.sh rest         every other engine: SD 1.5's, its denoiser for batch 4, the bundled checkpoint's
 #   h200.sh measure      end to end through Triton, each engine alone, and the bundled checkpoint's pictures
 #
 # BUNDLED is the bundled checkpoint's float16 export and PICTURES what a CPU drew with its float32 export:
@@ -14,7 +14,7 @@ set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 WORK=${WORK:-/tmp/h200} OUT=${OUT:-/tmp/h200/out}
 BUNDLED=${BUNDLED:-$WORK/bundled} PICTURES=${PICTURES:-$WORK/pictures.npz}
-LEVEL=${LEVEL:-3} LEVEL_OF_REST=${LEVEL_OF_REST:-1}
+LEVEL=${LEVEL:-3} BATCH_LEVEL=${BATCH_LEVEL:-1}
 kit=$WORK/kit cache=$WORK/cache
 mkdir -p "$WORK" "$OUT" "$cache"
 
@@ -63,15 +63,14 @@ case $1 in
   rest)
     serve build "$(sd15)" --only text_encoder vae_decoder vae_encoder --level "$LEVEL" &
     serve build "$BUNDLED" --pixels 256 --level "$LEVEL" &
-    serve build "$(sd15)" --batch 4 --only denoiser --level "$LEVEL_OF_REST" &
-    serve build "$(sd15)" --batch 4 --only vae_decoder vae_encoder --level "$LEVEL" &
+    serve build "$(sd15)" --batch 4 --only denoiser --batch-level "$BATCH_LEVEL" &
     wait
     ;;
   measure)
     (. "$kit/env.sh" && cd "$here/../.." && python3 -m studio.cli doctor || true)
     serve measure "$(sd15)" --file "$OUT/batch1.json" --level "$LEVEL" || true
     serve pictures "$BUNDLED" --pixels 256 --file "$PICTURES" --level "$LEVEL" || true
-    serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --level-of-denoiser "$LEVEL_OF_REST" || true
+    serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --batch-level "$BATCH_LEVEL" || true
     cp -f "$WORK/diffusers.json" "$OUT/" || true
     nvidia-smi
     ;;

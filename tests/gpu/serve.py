@@ -63,10 +63,8 @@ def ordered(given: argparse.Namespace, batch: int) -> list[Order]:
     latents = given.pixels // 8
     profile = Profile.fixed(batch, latents, latents)
     target = Target.of(gpu, choice)
-    every = orders(given.folder, target, profile, gpu, given.level)
-    if given.level_of_denoiser is not None:
-        other = orders(given.folder, target, profile, gpu, given.level_of_denoiser)
-        every = [a if a.component != DENOISER else b for a, b in zip(every, other, strict=True)]
+    level = given.level if batch == 1 else given.batch_level
+    every = orders(given.folder, target, profile, gpu, level)
     return [order for order in every if not given.only or order.component.name in given.only]
 
 
@@ -93,7 +91,7 @@ def calmly(report: Callable[[str, float | None], None]) -> Callable[[str, float 
 
 
 def engines(given: argparse.Namespace, batches: Sequence[int]) -> dict[str, list[Engine]]:
-    """The engines of every component, the smallest that suffices first."""
+    """The engines of every component for these batches, the preferred first."""
     found: dict[str, list[Engine]] = {component.name: [] for component in COMPONENTS}
     if given.engine != "tensorrt":
         return {name: [Engine(given.engine, f"{name}.onnx", "fp32")] for name in found}
@@ -101,9 +99,10 @@ def engines(given: argparse.Namespace, batches: Sequence[int]) -> dict[str, list
     for batch in batches:
         for order in ordered(given, batch):
             entry = cache.look_up(order.key)
-            if not isinstance(entry, Entry):
-                raise SystemExit(f"The {order.title} for batch {batch} is not in {given.cache}: {entry}")
-            found[order.component.name].append(entry.engine)
+            if isinstance(entry, Entry):
+                found[order.component.name].append(entry.engine)
+            elif batch == 1:
+                raise SystemExit(f"The {order.title} is not in {given.cache}: {entry}")
     return found
 
 
@@ -138,7 +137,7 @@ def measure(given: argparse.Namespace) -> None:
     """End to end through Triton, and each engine alone, for every batch; written to ``--file``."""
     results: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "engine": given.engine}
     for batch in given.batch:
-        of = engines(given, [batch])
+        of = engines(given, sorted({batch, 1}, reverse=True))
         row: dict[str, Any] = {}
         with served(given, of) as client:
             for steps in given.steps:
@@ -154,9 +153,10 @@ def measure(given: argparse.Namespace) -> None:
             row["memory_gb"] = memory()
         row |= alone(given, of, batch)
         for steps in given.steps:
-            parts = row["text encoder"] + steps * row["step"] + row["vae decoder"]
+            parts = row["text encoder"] + steps * row["step"] + batch * row["vae decoder"]
             row[f"over the engines' sum, {steps} steps"] = row[f"end to end, {steps} steps"] / parts
         row["steps per second"] = 1 / row["step"]
+        row["pictures per second"] = batch / row[f"end to end, {given.steps[-1]} steps"]
         results[f"batch {batch}"] = row
         given.file.write_text(json.dumps(results, indent=1))
         say(json.dumps(row, indent=1))
@@ -177,14 +177,18 @@ def memory() -> float | None:
 
 
 def alone(given: argparse.Namespace, of: Mapping[str, Sequence[Engine]], batch: int) -> dict[str, float]:
-    """Seconds of each engine by itself, its copies in and out included; of the denoiser per step."""
+    """Seconds of each engine by itself, its copies in and out included; of the denoiser per step.
+
+    The pipelines encode and decode one picture at a time.
+    """
     info = ModelInfo.load(given.folder)
     latents = given.pixels // 8
     times: dict[str, float] = {}
     for component in COMPONENTS:
+        at_once = batch if component == DENOISER else 1
         only = EngineSet(component.name, list(of[component.name]), str(given.folder), given.threads)
-        runner = Engines(only).pick(batch, latents, latents).runner
-        size = trial.Trial(component.name, "", batch, latents, latents, (), "")
+        runner = Engines(only).pick(at_once, latents, latents).runner
+        size = trial.Trial(component.name, "", at_once, latents, latents, (), "")
         inputs = trial.random_inputs(component, size, info)
         if component == DENOISER:
             times["step"] = timed(partial(walk, runner, inputs, info)) / 50
@@ -262,8 +266,8 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 50])
-    parser.add_argument("--level", type=int, default=3)
-    parser.add_argument("--level-of-denoiser", type=int, help="where it is not that of the others")
+    parser.add_argument("--level", type=int, default=3, help="of engines for one picture")
+    parser.add_argument("--batch-level", type=int, default=3, help="of engines for several pictures")
     parser.add_argument("--only", nargs="+", default=[], help="these components alone")
     parser.add_argument("--engine", default="tensorrt")
     parser.add_argument("--threads", type=int, default=0)
