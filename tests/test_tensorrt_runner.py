@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triton_models.diffusion.manifest import STATE_SLOTS, ModelInfo
+from triton_models.diffusion.denoise import Cancelled, Denoiser, Job
+from triton_models.diffusion.manifest import STATE_SLOTS, Engine, ModelInfo
+from triton_models.diffusion.noise import Generator
+from triton_models.diffusion.runners import Loaded
 from triton_models.diffusion.runners.base import EngineUnusable
 from triton_models.diffusion.runners.cuda import CudaError, Memory
 from triton_models.diffusion.runners.plan import Plan
 from triton_models.diffusion.runners.tensorrt import TensorRtRunner
 from triton_models.diffusion.samplers import Row, table
+from triton_models.diffusion.timings import Timings
 
 LATENTS = (1, 4, 8, 8)
 INFO = ModelInfo(
@@ -36,7 +40,7 @@ INFO = ModelInfo(
     vae_scale_factor=8,
     default_width=64,
     default_height=64,
-    preview_factors=[],
+    preview_factors=[[0.1, 0.1, 0.1]] * 5,
 )
 Operation = Callable[[], None]
 
@@ -276,6 +280,42 @@ def test_a_walk_given_up_does_not_disturb_the_next() -> None:
         steps.wait()
     final, _ = expected_walk(rows, latents, embeddings, guidance, [None] * 4)
     np.testing.assert_allclose(steps.latents(), final, atol=1e-5)
+
+
+class OneEngine:
+    """Stands for Engines: always this runner."""
+
+    def __init__(self, runner: TensorRtRunner) -> None:
+        self._runner = runner
+
+    def pick(self, batch: int, height: int, width: int, without: Any = None) -> Loaded:
+        return Loaded(Engine("tensorrt", "denoiser.plan", "fp16"), self._runner, 1)
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "Heun"])
+def test_the_denoiser_keeps_the_order_of_noise_and_steps_with_one_in_flight(sampler: str) -> None:
+    gpu = LazyGpu()
+    denoiser_of_studio = Denoiser(INFO, OneEngine(TensorRtRunner(plan(denoiser(gpu)), gpu)))  # type: ignore[arg-type]
+    embeddings = random(2, 77, 16)
+    job = Job(embeddings, [11], sampler, 5, 7.0, 8, 8)
+    done = list(denoiser_of_studio.run(job, Timings(), lambda: False))
+    rows = table(sampler, INFO, 5)
+    noise = Generator(11)
+    latents = np.float32(rows.initial[1]) * noise.randn(LATENTS)
+    noises = [noise.randn(LATENTS) if row.draws_noise else None for row in rows.rows]
+    final, _ = expected_walk(rows.rows, latents, embeddings, np.float32([[-6, 7]]), noises)
+    assert [step.done for step in done] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(done[-1].latents, final, atol=1e-4)
+
+
+def test_cancelling_leaves_nothing_running() -> None:
+    gpu = LazyGpu()
+    denoiser_of_studio = Denoiser(INFO, OneEngine(TensorRtRunner(plan(denoiser(gpu)), gpu)))  # type: ignore[arg-type]
+    asked = iter([False, False, False, True])
+    job = Job(random(2, 77, 16), [1], "Euler", 9, 7.0, 8, 8)
+    with pytest.raises(Cancelled):
+        list(denoiser_of_studio.run(job, Timings(), lambda: next(asked)))
+    assert gpu.done == len(gpu.queue)
 
 
 def test_latents_that_are_not_numbers_are_refused() -> None:
