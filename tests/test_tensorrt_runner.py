@@ -285,6 +285,8 @@ def test_a_walk_given_up_does_not_disturb_the_next() -> None:
 class OneEngine:
     """Stands for Engines: always this runner."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, runner: TensorRtRunner) -> None:
         self._runner = runner
 
