@@ -11,6 +11,8 @@ from studio.client import TritonClient
 from studio.errors import ServerError, ServerLostError
 from studio.report import Report, silent
 from studio.server.base import Endpoint, Server
+from studio.server.log import last_words
+from studio.server.repository import Repository
 from triton_models.diffusion.manifest import Engine
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,11 @@ class Supervisor:
         if self._watcher is not None:
             self._watcher.join()
 
+    @property
+    def repository(self) -> Repository:
+        """What the server serves now, and at every start."""
+        return self.server.repository
+
     def ready(self) -> bool:
         """Whether the server is up now."""
         return not self.server.wait(0)
@@ -70,7 +77,7 @@ class Supervisor:
                 return
             log = self.server.recent_log()
             logger.warning("The server ended. Its last lines:\n%s", "\n".join(log[-30:]))
-            self._tell("The server ended unexpectedly; starting it again.")
+            self._tell(f"The server ended unexpectedly; starting it again. {last_words(log)}".rstrip())
             self.server.stop()
             self._start(silent)
             self._tell("The server is back.")
