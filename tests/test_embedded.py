@@ -22,7 +22,7 @@ from studio.errors import ServerStartError
 from studio.report import silent
 from studio.server import leftovers
 from studio.server.embedded import Embedded
-from studio.server.log import clean, reason
+from studio.server.log import clean, last_words, reason
 from studio.server.repository import Repository
 from triton_models.diffusion.manifest import Engine, EngineSet
 
@@ -284,7 +284,7 @@ def test_reasons_are_read_off_the_log() -> None:
     ]
     assert reason(lines) == "The model x could not be loaded: ValueError: no."
     assert reason(lines[:1]) == ""
-    assert reason(["keeper: The process of the model denoiser died (signal 9)."]).endswith("(signal 9).")
+    assert last_words(["keeper: The process of the model denoiser died (signal 9)."]).endswith("(signal 9).")
     assert (
         clean("Unavailable - Socket '127.0.0.1:1' already in use ") == "Socket '127.0.0.1:1' already in use."
     )

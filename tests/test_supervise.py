@@ -59,7 +59,7 @@ class FakeServer:
         raise NotImplementedError
 
     def recent_log(self) -> list[str]:
-        return ["the last line"]
+        return ["keeper: The process of the model denoiser died (signal 9)."]
 
     def die(self) -> None:
         self._ended.set()
@@ -74,7 +74,11 @@ def test_a_dead_server_is_started_again_and_that_is_told() -> None:
         server.die()
         assert _eventually(lambda: supervisor.endpoint.address == "fake:2")
         assert supervisor.ready()
-        assert told == ["The server ended unexpectedly; starting it again.", "The server is back."]
+        assert told == [
+            "The server ended unexpectedly; starting it again."
+            " The process of the model denoiser died (signal 9).",
+            "The server is back.",
+        ]
     assert not supervisor.ready()
     assert server.starts == 2
 

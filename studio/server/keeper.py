@@ -62,6 +62,7 @@ def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
     """Return True when asked to stop, False when the server or a model's process died."""
     ended = os.pidfd_open(server.pid)
     models: dict[int, str] = {}
+    dead: set[int] = set()
     while True:
         ready, _, _ = select.select([sys.stdin, asked_to_stop, ended], [], [], CHECK_SECONDS)
         if ended in ready:
@@ -69,11 +70,16 @@ def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
             return False
         if ready:
             return True
+        dead_before, dead = dead, set()
         for pid in _children(server.pid):
-            if status := _exit_status(pid):
-                _say(f"The process of the model {models.get(pid, '?')} died ({status}).")
-                return False
             models[pid] = models.get(pid) or _model_of(pid)
+            if status := _exit_status(pid):
+                dead.add(pid)
+                if (
+                    pid in dead_before
+                ):  # else Triton may be about to see to it itself: a model that was unloaded
+                    _say(f"The process of the model {models[pid] or '?'} died ({status}).")
+                    return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -115,7 +121,7 @@ def _exit_status(pid: int) -> str:
 
 def _model_of(pid: int) -> str:
     # triton_python_backend_stub <repository>/<model>/<version>/model.py …
-    with contextlib.suppress(OSError, IndexError):
+    with contextlib.suppress(OSError, IndexError, ValueError):  # a dead process has no command line
         program, source, *_ = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         if program.endswith(STUB):
             return source.split("/")[-3]

@@ -19,6 +19,7 @@ FILES_KEPT = 3
 # Triton's own line: `E1120 19:28:16.753061 11534 model_lifecycle.cc:642] "failed to load …`
 _TRITON_LINE = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?(?P<text>.*?)"?$')
 _FAILED_LOAD = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<why>.*)")
+KEEPER = "keeper: "  # what the keeper's own lines begin with
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -103,12 +104,16 @@ def reason(lines: list[str]) -> str:
         text = match["text"] if match else line
         if failed := _FAILED_LOAD.search(text):
             return f"The model {failed['model']} could not be loaded: {clean(failed['why'])}"
-        if text.startswith("keeper: The process of the model"):
-            return text.removeprefix("keeper: ")
         of_triton = match is not None and line.startswith("E") and "CudaDriverHelper" not in text
         if of_triton or re.match(r"(\S*tritonserver: )?error", text):
             errors.append(clean(text))
-    return errors[-1] if errors else ""
+    return errors[-1] if errors else last_words(lines)
+
+
+def last_words(lines: list[str]) -> str:
+    """How the server ended, as its keeper saw it; empty when it did not say."""
+    said = [line.removeprefix(KEEPER) for line in lines if line.startswith(KEEPER)]
+    return said[-1] if said else ""
 
 
 def clean(text: str) -> str:
