@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from fakes import MODEL, FakeClient, FakeServer
 from studio.errors import SettingsError
 from studio.generate import Studio
 from studio.history import History
+from studio.request import ImageRequest
 from studio.ui.app import USER, Page, launch
 
 
@@ -82,6 +84,26 @@ def test_a_taken_port_is_said(serve):
 def test_no_action_of_the_page_is_an_open_endpoint(serve):
     page = serve()
     assert httpx.get(f"{page.url}gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+
+
+def test_serving_and_drawing_reach_for_nothing_beyond_this_machine(serve):
+    reached: list[str] = []
+    listening = True
+
+    def watch(event: str, arguments: tuple) -> None:  # an audit hook stays for good; it falls silent instead
+        if listening and event in ("socket.connect", "socket.getaddrinfo"):
+            reached.append(str(arguments[1] if event == "socket.connect" else arguments[0]))
+
+    sys.addaudithook(watch)
+    page = serve()
+    httpx.get(page.url)
+    job = page.jobs.submit(ImageRequest("a sea", steps=2))
+    while not job.finished:
+        assert page.jobs.wait(job, job.version, timeout=10)
+    listening = False
+    assert job.state == "done"
+    assert reached
+    assert [place for place in reached if "127.0.0.1" not in place and "localhost" not in place] == []
 
 
 def test_closing_frees_the_port(serve):
