@@ -59,6 +59,11 @@ class OpenVinoRunner:
         self._kept = kept
         self._requests: OrderedDict[Shapes, Any] = OrderedDict()
 
+    @property
+    def sizes_kept(self) -> int:
+        """How many sizes are compiled at present."""
+        return len(self._requests)
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         request = self._request({name: array.shape for name, array in inputs.items()})
         request.infer(
