@@ -15,8 +15,9 @@ from studio.client import RawResult, TritonClient
 from studio.errors import Cancelled, SaveError, ServerLostError
 from studio.history import History
 from studio.image import fit
-from studio.request import ImageRequest, ImageResult, Progress, Span
+from studio.request import ImageRequest, ImageResult, Pixels, Progress, Span
 from studio.server.base import Endpoint
+from triton_models.diffusion import fields
 from triton_models.diffusion.manifest import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Studio:
             seed=random.getrandbits(SEED_BITS) if request.seed == -1 else request.seed,
             width=width,
             height=height,
-            image=None if request.image is None else fit(request.image, width, height),
+            image=None if request.image is None else _fitted(request.image, width, height),
         )
 
     def close(self) -> None:
@@ -184,6 +185,12 @@ def _seen_from_here(spans: Sequence[Span], sent: float, arrived: float) -> list[
     worked = max((span.start + span.seconds for span in spans), default=0.0)
     moved = [replace(span, start=span.start + sent) for span in spans]
     return [*moved, Span("transfer", sent + worked, max(0.0, arrived - sent - worked))]
+
+
+def _fitted(image: Pixels, width: int, height: int) -> Pixels:
+    # A size that cannot be drawn is the server's to refuse; here it must only not be allocated.
+    low, high = int(fields.WIDTH.low or 0), int(fields.WIDTH.high or 0)
+    return fit(image, min(max(width, low), high), min(max(height, low), high))
 
 
 def _encodable(text: str) -> str:

@@ -22,37 +22,12 @@ from typing import Any
 import numpy as np
 
 from studio import __version__, infotext
+from studio.database import connect
 from studio.errors import RequestError, SaveError
 from studio.image import read_text, write_png
 from studio.request import ImageRequest, ImageResult, Pixels, Span
 
 logger = logging.getLogger(__name__)
-
-# Applied in order; user_version counts those done. Never edit one that was released: add the next.
-MIGRATIONS = (
-    """
-    CREATE TABLE pictures (
-        id INTEGER PRIMARY KEY,
-        file TEXT NOT NULL UNIQUE,      -- relative to the data folder
-        made_at REAL NOT NULL,          -- seconds since 1970
-        prompt TEXT NOT NULL,
-        negative_prompt TEXT NOT NULL,
-        steps INTEGER NOT NULL,
-        guidance_scale REAL NOT NULL,
-        seed INTEGER NOT NULL,
-        sampler TEXT NOT NULL,
-        width INTEGER,
-        height INTEGER,
-        strength REAL NOT NULL,
-        start_image TEXT,               -- relative to the data folder; NULL for text to image
-        engine TEXT NOT NULL,
-        model TEXT NOT NULL,
-        version TEXT NOT NULL,
-        spans TEXT NOT NULL             -- JSON: [[stage, start, seconds], …]
-    )
-    """,
-    "CREATE INDEX pictures_by_time ON pictures (made_at, id)",
-)
 
 
 @dataclass(frozen=True)
@@ -147,6 +122,24 @@ class History:
         """The picture in that file, or None."""
         return self._one("file = ?", self._relative(file))
 
+    def discard(self, picture: Picture) -> Path:
+        """Move a picture's file to the ``discarded`` folder and forget its row; returns the new place.
+
+        Raises SaveError. Moved back under ``pictures``, it is adopted again at the next start.
+        """
+        place = self.data_dir / "discarded" / picture.file.name
+        with self._lock:
+            try:
+                place.parent.mkdir(exist_ok=True)
+                while place.exists():
+                    place = place.with_stem(f"{place.stem}-2")
+                picture.file.rename(place)
+                with self._rows:
+                    self._rows.execute("DELETE FROM pictures WHERE id = ?", (picture.id,))
+            except (OSError, sqlite3.Error) as error:
+                raise SaveError(f"The picture could not be put aside: {error}.") from error
+        return place
+
     def _one(self, condition: str, value: object) -> Picture | None:
         with self._lock:
             row = self._rows.execute(f"SELECT * FROM pictures WHERE {condition}", (value,)).fetchone()
@@ -157,14 +150,14 @@ class History:
         path = self.data_dir / "history.sqlite"
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            return _connect(path)
+            return connect(path)
         except (OSError, sqlite3.OperationalError) as error:
             logger.warning("The history cannot be written: %s", error)
             self._notice(
                 f"Pictures cannot be saved in {self.data_dir} ({error}). They are shown, and lost when the"
                 " page is left: save them from the page, or choose another folder with STUDIO_DATA."
             )
-            return _connect(Path(":memory:"))
+            return connect(Path(":memory:"))
         except sqlite3.DatabaseError as error:
             aside = path.with_name(f"history.damaged-{time.strftime('%Y%m%d-%H%M%S')}.sqlite")
             logger.warning("The history is damaged (%s); set aside as %s", error, aside)
@@ -174,7 +167,7 @@ class History:
             self._notice(
                 f"The history was damaged. It was made anew from the pictures; the old file is {aside}."
             )
-            return _connect(path)
+            return connect(path)
 
     def _adopt(self) -> None:
         """Note every picture that has no row; drop what a crash left half-written."""
@@ -297,28 +290,3 @@ class History:
 
     def _notice(self, sentence: str) -> None:
         self.notices = (*self.notices, sentence)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    rows = sqlite3.connect(path, timeout=10, check_same_thread=False)
-    try:
-        rows.row_factory = sqlite3.Row
-        rows.execute("PRAGMA journal_mode = WAL")
-        rows.execute("PRAGMA synchronous = NORMAL")
-        damage = rows.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if damage != "ok":
-            raise sqlite3.DatabaseError(damage)
-        _migrate(rows)
-    except BaseException:
-        rows.close()
-        raise
-    return rows
-
-
-def _migrate(rows: sqlite3.Connection) -> None:
-    with rows:
-        rows.execute("BEGIN IMMEDIATE")  # a second studio waits here and then finds nothing to do
-        done = rows.execute("PRAGMA user_version").fetchone()[0]
-        for number, migration in enumerate(MIGRATIONS[done:], start=done + 1):
-            rows.execute(migration)
-            rows.execute(f"PRAGMA user_version = {number}")

@@ -34,6 +34,7 @@ class Job:
     result: ImageResult | None = None
     error: StudioError | None = None
     version: int = 0
+    told: bool = False  # whether its page has seen how it ended
 
     @property
     def finished(self) -> bool:

@@ -125,6 +125,16 @@ def test_the_start_image_is_fitted_to_the_size_drawn(history):
     assert history.find(result.files[0]).start_image.exists()
 
 
+@pytest.mark.parametrize("size", [(-8, 64), (64, 10**9), (7, 7)])
+def test_a_size_that_cannot_be_drawn_reaches_the_server_and_no_memory(history, size):
+    image = np.zeros((100, 300, 3), np.uint8)
+    resolved = studio(history, FakeClient()).resolve(
+        ImageRequest("x", width=size[0], height=size[1], image=image)
+    )
+    assert (resolved.width, resolved.height) == size
+    assert 64 <= min(resolved.image.shape[:2]) <= max(resolved.image.shape[:2]) <= 2048
+
+
 def test_every_picture_of_a_batch_is_saved_with_its_own_seed(history):
     result = drawn(studio(history, FakeClient()), ImageRequest("x", steps=1, seed=41, num_images=3))
     assert [history.find(file).request.seed for file in result.files] == [41, 42, 43]

@@ -75,7 +75,7 @@ class Actions:
         }
         if said := self._studio.history.notices:
             updates[self._out.notice] = stage.notice(warnings=said)
-        if mine and mine[-1].finished:
+        if mine and mine[-1].finished and (mine[-1].result or not mine[-1].told):
             updates |= self._ended(mine[-1])
         yield updates
         for job in mine:
@@ -122,6 +122,23 @@ class Actions:
             self._controls.strength: gr.update(visible=True),
             self._out.notice: "",
             **(size if picture.request.width else {}),
+        }
+
+    def discard(self, event: gr.EventData) -> Updates:
+        """Put a picture aside: out of the strip and into a folder of its own."""
+        picture = self._studio.history.get(int(event.picture))
+        if picture is None:
+            return {self._out.strip: gallery.strip(self._studio.history)}
+        try:
+            where = self._studio.history.discard(picture)
+        except StudioError as error:
+            return {self._out.notice: stage.notice(error)}
+        newest = self._studio.history.recent(1)
+        return {
+            self._out.notice: stage.notice(warnings=[f"Put aside; the file is now {where}."]),
+            self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
+            self._out.waterfall: waterfall(newest[0].spans) if newest else "",
+            self._out.strip: gallery.strip(self._studio.history),
         }
 
     def opened(self, file: str | None) -> Updates:
@@ -178,6 +195,7 @@ class Actions:
                 yield updates
             await asyncio.sleep(SECONDS_BETWEEN_UPDATES)
         yield self._ended(job)
+        job.told = True  # not reached when the page went away meanwhile
 
     def _ended(self, job: Job) -> Updates:
         left = sum(not other.finished for other in self._jobs.of(job.owner))

@@ -26,7 +26,7 @@ from triton_models.diffusion import fields
 # Buttons inside our own HTML: data-do names the event, data-picture the picture it is about.
 _EVENTS_OF_BUTTONS = """
 let scrolled = 0;
-const events = ['pick', 'start', 'reuse', 'older', 'clear', 'restore'];
+const events = ['pick', 'start', 'reuse', 'discard', 'older', 'clear', 'restore'];
 element.addEventListener('click', (click) => {
   const button = click.target.closest('[data-do]');
   if (!button) return;
@@ -172,6 +172,7 @@ def _connect(
     outputs.waiting.clear(actions.clear, owner, None, js=_OWNER_LAST, **at_once)
     for shown in (outputs.strip.pick, outputs.stage.reuse):
         shown(actions.pick, None, written, **quiet)
+    outputs.stage.discard(actions.discard, None, written, **quiet)
     outputs.stage.start(actions.use_as_start, None, written, **quiet)
     outputs.strip.older(actions.older, outputs.shown, written, **quiet)
     carry: dict[str, Any] = {

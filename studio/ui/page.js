@@ -31,7 +31,7 @@ window.studio = (() => {
   const press = (id) => document.querySelector(id)?.click();
   document.addEventListener("keydown", (key) => {
     if (key.key === "Enter" && (key.ctrlKey || key.metaKey)) { key.preventDefault(); press("#generate"); }
-    if (key.key === "Escape") press("#cancel");
+    if (key.key === "Escape" && !document.querySelector("ul.options")) press("#cancel");
   }, true);
 
   const setTheme = (dark) => { document.body.classList.toggle("dark", dark); write("studio.theme", dark ? "dark" : "light"); };

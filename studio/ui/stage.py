@@ -138,6 +138,7 @@ def _kept(picture: Picture) -> str:
         f'<figure><img src="{url}" alt="{words}"><figcaption>'
         f'<button type="button" data-do="start" data-picture="{picture.id}">Use as start image</button>'
         f'<button type="button" data-do="reuse" data-picture="{picture.id}">Use its settings</button>'
+        f'<button type="button" data-do="discard" data-picture="{picture.id}">Put aside</button>'
         f'<a href="{url}" download="{name}">Download</a></figcaption></figure>'
     )
 

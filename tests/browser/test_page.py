@@ -208,6 +208,17 @@ def test_a_click_in_the_strip_brings_a_picture_and_its_settings_back(page, serve
     assert served.client.asked[2] == served.client.asked[0]
 
 
+def test_a_picture_can_be_put_aside(page, serve):
+    served = serve()
+    page.goto(served.url)
+    page.click(GENERATE)
+    page.locator(".stage figure").hover()
+    page.get_by_role("button", name="Put aside").click()
+    expect(page.locator("#notice")).to_contain_text("discarded")
+    expect(page.locator(".stage.empty")).to_be_visible()
+    assert len(list((served.studio.history.data_dir / "discarded").iterdir())) == 1
+
+
 def test_older_pictures_come_where_the_artist_is(page, serve, tmp_path):
     small = ImageRequest("a sea", steps=1, width=64, height=64)
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
