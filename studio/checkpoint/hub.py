@@ -26,7 +26,7 @@ def is_hub_id(model: str) -> bool:
 def fetch(hub_id: str, report: Report) -> Checkpoint:
     """The checkpoint ``owner/name`` from the Hub's cache on this machine, downloading what is missing.
 
-    A download that was cut goes on where it stopped. Raises CheckpointError.
+    Files that an earlier, interrupted download finished are kept. Raises CheckpointError.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -61,7 +61,8 @@ def _download(hub_id: str, report: Report) -> Path:
             f"{hub_id} is not a checkpoint in diffusers' layout: it has no {INDEX}.",
             hint="If it offers a .safetensors file, download that and name the file.",
         )
-    index = Path(hf_hub_download(hub_id, INDEX, revision=info.sha))
+    # By its branch, not its commit: so the cache knows later, without a network, what the branch was.
+    index = Path(hf_hub_download(hub_id, INDEX))
     class_name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     refuse_pipeline(str(class_name), hub_id)
 
@@ -150,12 +151,12 @@ def _explain(hub_id: str, error: Exception) -> CheckpointError:
     if isinstance(error, OSError) and error.errno is not None and error.errno in (28, 30, 13):
         return CheckpointError(
             f"{hub_id} could not be written to disk: {error.strerror}.",
-            state="What was downloaded so far is kept.",
+            state="The files that were finished are kept.",
             hint="Free some space, or name another folder with HF_HOME.",
         )
     return CheckpointError(
         f"{hub_id} is not on this machine yet and could not be downloaded: {_first_line(error)}",
-        state="What was downloaded so far is kept.",
+        state="The files that were finished are kept.",
         hint="Check the network connection and start again.",
     )
 

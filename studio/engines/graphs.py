@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from studio.engines.components import DENOISER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
+from studio.engines.components import DENOISER, LATENT_CHANNELS, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
@@ -77,7 +77,7 @@ class VaeEncoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         pixels = image.float().permute(0, 3, 1, 2) / 127.5 - 1.0
         moments = self.quant_conv(self.encoder(pixels.to(_dtype(self)))).float()
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance = moments[:, :LATENT_CHANNELS], moments[:, LATENT_CHANNELS:]
         std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         return mean * self.scale, std * self.scale
 

@@ -14,7 +14,7 @@ from studio.engines.components import LATENT_CHANNELS, PIXELS_PER_LATENT
 from studio.engines.graphs import VaeDecoder, VaeEncoder
 from triton_models.diffusion.manifest import ModelInfo
 
-PREVIEW_PICTURES = 4
+PREVIEW_PICTURES = 2
 PREVIEW_PIXELS = 128
 
 

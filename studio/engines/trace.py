@@ -6,6 +6,7 @@ nodes after modules.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,14 @@ def _write(
     It is traced at one size and checked at another, so that what depends on the size shows.
     """
     file = folder / f"{component.name}.onnx"
-    inputs = random_inputs(component, _sizes(info, 1, 8, 8))
+    inputs = random_inputs(component, _sizes(info, 2, 8, 8))
     expected = module(*(torch.from_numpy(array) for array in inputs.values()))
     expected = [expected] if isinstance(expected, Tensor) else expected
     if precision == "fp16" and not _fits_half(module, inputs):
         precision = "fp32"
     if precision == "fp16":
         module = module.half()
-    _trace(component, module, random_inputs(component, _sizes(info, 2, 3, 5)), file)
+    _trace(component, module, random_inputs(component, _sizes(info, 1, 3, 5)), file)
     error = relative_error(run(file, inputs), [tensor.numpy() for tensor in expected])
     if not error <= TOLERANCE[precision]:
         raise ExportError(
@@ -75,7 +76,15 @@ def _write(
             state="The export was discarded.",
             hint="The checkpoint may be damaged: try another copy of it.",
         )
-    return {"sha256": sha256(file), "precision": precision, "relative_error": float(f"{error:.2g}")}
+    return {"sha256": _digest(file), "precision": precision, "relative_error": float(f"{error:.2g}")}
+
+
+def _digest(file: Path) -> str:
+    """Of the graph and, where they lie beside it, its weights."""
+    beside = file.with_name(f"{file.name}.data")
+    if not beside.exists():
+        return sha256(file)
+    return hashlib.sha256(f"{sha256(file)}{sha256(beside)}".encode()).hexdigest()
 
 
 def _sizes(info: ModelInfo, batch: int, height: int, width: int) -> dict[str, int]:
