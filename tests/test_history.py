@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -137,6 +138,26 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_studio_goes_on(tmp_path
         assert history.recent(5) == []
         with pytest.raises(SaveError, match="could not be saved"):
             history.keep(result(), 0)
+
+
+def test_kill_in_the_middle_of_saving_loses_no_picture(tmp_path):
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path; from test_history import History, result\n"
+        "history = History(Path(sys.argv[1])); print('open', flush=True)\n"
+        "for seed in range(10**6): print(history.keep(result(seed=seed), 0), flush=True)"
+    )
+    tests = Path(__file__).parent
+    command = [sys.executable, "-c", code, str(tmp_path), str(tests), str(tests.parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        told = [Path(process.stdout.readline().strip()) for _ in range(12)][1:]
+        process.kill()
+        told += [Path(line.strip()) for line in process.stdout]
+    with History(tmp_path) as history:
+        pictures = {picture.file for picture in history.recent(1000)}
+        assert pictures >= set(told)
+        assert pictures == set((tmp_path / "pictures").glob("*/*.png"))
+        assert all(open_image(file).shape == (64, 72, 3) for file in pictures)
 
 
 @pytest.fixture
