@@ -83,6 +83,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in half precision, as TensorRT is given it."""
+    from studio.checkpoint import resolve
+    from studio.engines.export import export
+
+    return export(resolve(""), tmp_path_factory.mktemp("engine_cache_fp16"), precision="fp16")
+
+
+@pytest.fixture(scope="session")
 def studio_server(
     embedded_platform: None, exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Supervisor]:

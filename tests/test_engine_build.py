@@ -24,7 +24,7 @@ from studio.engines.entry import Entry, Unfit
 from studio.engines.flavour import TENSORRT, TENSORRT_RTX, installed
 from studio.engines.key import EngineKey, Profile, Target
 from studio.engines.order import Order, orders
-from studio.engines.trial import Trial
+from studio.engines.trial import Difference
 from studio.errors import BuildCancelled, BuildError, CacheError
 from studio.gpu import GIB, Gpu
 from triton_models.diffusion.manifest import Engine
@@ -209,7 +209,7 @@ def test_a_tensorrt_that_is_not_there_is_told(order: Order, cache: EngineCache) 
     with pytest.raises(BuildError, match="tensorrt is not installed"):
         build(order, cache)
     with pytest.raises(BuildError, match="could not start"):
-        build(order, cache, python="/nonexistent/python")
+        build(order, cache, python=["/nonexistent/python"])
 
 
 def test_a_gpu_that_vanished_is_told(order: Order, cache: EngineCache) -> None:
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_in_mid_build_leaves_nothing(
     limited.chmod(0o755)
     tensorrt.setenv("PYTHONDONTWRITEBYTECODE", "1")
     with pytest.raises(BuildError, match=r"could not be written: File too large"):
-        build(order, cache, python=str(limited))
+        build(order, cache, python=[str(limited)])
     assert leftovers(cache) == []
 
 
@@ -250,30 +250,37 @@ def test_a_disk_with_too_little_room_is_told_first(order: Order, cache: EngineCa
 # -- the trial -----------------------------------------------------------------------------------------
 
 
-def _trial(exported: Path, *files: str, size: int = 8) -> Trial:
-    engines = [Engine("onnxruntime", file, "fp32") for file in files]
-    return Trial.of(VAE_DECODER, Profile.fixed(1, size, size), exported, engines, exported / "compiled")
+@pytest.fixture
+def tried(exported: Path) -> Order:
+    """An order of the bundled checkpoint's, for trials with ONNX Runtime."""
+    target = Target("onnxruntime", "1", "cpu", "fp32")
+    return orders(exported, target, Profile.fixed(1, 8, 8))[3]
 
 
-def test_engines_are_timed_and_compared_in_a_process_of_its_own(exported: Path) -> None:
-    outcome = trial.run(_trial(exported, "vae_decoder.onnx", "vae_decoder.onnx"))
+def plain(file: Path | str) -> Engine:
+    return Engine("onnxruntime", str(file), "fp32")
+
+
+def test_engines_are_timed_and_compared_in_a_process_of_its_own(tried: Order, cache: EngineCache) -> None:
+    outcome = trial.run(tried, [plain(tried.onnx), plain(tried.onnx)], cache)
     assert len(outcome.milliseconds) == 2
     assert all(each > 0 for each in outcome.milliseconds)
-    assert outcome.differences == (0.0,)
+    assert outcome.differences == (Difference(0.0, 0.0),)
 
 
-def test_a_plan_that_cannot_be_loaded_is_unfit(exported: Path, tmp_path: Path) -> None:
-    truncated = tmp_path / "vae_decoder.onnx"
-    truncated.write_bytes((exported / "vae_decoder.onnx").read_bytes()[:1000])
-    with pytest.raises(Unfit):
-        trial.run(_trial(exported, str(truncated)))
-    with pytest.raises(Unfit, match="missing"):
-        trial.run(_trial(exported, "nowhere.onnx"))
+def test_a_plan_that_cannot_be_loaded_is_unfit(tried: Order, cache: EngineCache, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.onnx"
+    truncated.write_bytes(tried.onnx.read_bytes()[:1000])
+    for file, words in ((truncated, "could not load"), (tmp_path / "nowhere", "missing")):
+        with pytest.raises(Unfit, match=words):
+            trial.run(tried, [plain(file)], cache)
 
 
-def test_a_trial_that_hangs_is_ended(exported: Path) -> None:
+def test_a_trial_that_crashes_or_hangs_is_ended(tried: Order, cache: EngineCache, tmp_path: Path) -> None:
     with pytest.raises(Unfit, match="did not answer"):
-        trial.run(_trial(exported, "vae_decoder.onnx", size=64), seconds=0.05)
+        trial.run(tried, [plain(tried.onnx)], cache, seconds=0.05)
+    with pytest.raises(Unfit, match=r"crashed the process that tried it \(signal 11\)"):
+        trial.run(tried, [plain(tried.onnx)], cache, ["/bin/sh", "-c", "kill -SEGV $$"])
 
 
 # -- progress ------------------------------------------------------------------------------------------
@@ -306,15 +313,6 @@ def test_nested_phases_become_one_fraction_that_never_falls() -> None:
 
 
 # -- the real thing ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def exported_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled checkpoint's components in half precision."""
-    from studio.checkpoint import resolve
-    from studio.engines.export import export
-
-    return export(resolve(""), tmp_path_factory.mktemp("engine_cache_fp16"), precision="fp16")
 
 
 @pytest.fixture

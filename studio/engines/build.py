@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from studio.engines import builder_process, trial
 from studio.engines.cache import EngineCache, told
 from studio.engines.entry import Entry, Facts, Unfit, plan_name
 from studio.engines.order import Order
+from studio.engines.trial import HERE, Python
 from studio.errors import BuildError, CacheError
 from studio.gpu import GIB, Gpu
 from studio.report import Report, silent
@@ -32,13 +32,13 @@ def build(
     report: Report = silent,
     cancel: threading.Event | None = None,
     *,
-    python: str = sys.executable,
+    python: Python = HERE,
     refresh: Refresh = gpus.refresh,
     busy: Callable[[], bool] = lambda: False,
 ) -> Entry:
     """The engine of ``order``, from the cache or built now; a second caller waits for the first.
 
-    ``python`` is the interpreter that has the TensorRT. While ``busy`` says so, the builder stands still.
+    ``python`` starts the interpreter that has the TensorRT. While ``busy`` says so, the builder stands still.
     On this machine's GPU the engine is tried before it is kept. Raises BuildError, BuildCancelled or
     CacheError; nothing half-made stays.
     """
@@ -53,7 +53,7 @@ def build(
             _check_disk(order, folder)
             plan = folder / plan_name(order.key)
             done = builder_process.run(order, cache, plan, workspace, report, cancel, busy, python)
-            latency = _try(order, plan, cache, report)
+            latency = _try(order, plan, cache, python, report)
             facts = Facts(
                 gpu=order.gpu.name if order.gpu else "",
                 driver=order.gpu.driver if order.gpu else "",
@@ -105,10 +105,10 @@ def _check_disk(order: Order, folder: Path) -> None:
         )
 
 
-def _try(order: Order, plan: Path, cache: EngineCache, report: Report) -> float | None:
+def _try(order: Order, plan: Path, cache: EngineCache, python: Python, report: Report) -> float | None:
     report(f"Trying the {order.title}", None)
     try:
-        return trial.time_plan(order, plan, cache)
+        return trial.time_plan(order, plan, cache, python)
     except Unfit as unfit:
         raise BuildError(
             f"The {order.title} was built but does not run: {unfit}.",

@@ -15,6 +15,7 @@ from typing import Any
 from studio.engines.cache import EngineCache, told
 from studio.engines.flavour import TENSORRT_RTX
 from studio.engines.order import Order
+from studio.engines.trial import Python
 from studio.errors import BuildCancelled, BuildError
 from studio.gpu import environment
 from studio.report import Report
@@ -34,7 +35,7 @@ def run(
     report: Report,
     cancel: threading.Event,
     busy: Callable[[], bool],
-    python: str,
+    python: Python,
 ) -> dict[str, Any]:
     """Build ``order`` into ``plan``; returns the builder's last words. Raises BuildError, BuildCancelled.
 
@@ -42,7 +43,7 @@ def run(
     """
     log_file = cache.log_file(order.key)
     timings = cache.root / "timings" / f"{order.key.flavour}-{order.key.version}-sm{order.key.capability}"
-    command = [python, "-m", "studio.engines.builder", *_arguments(order, plan, workspace, timings)]
+    command = [*python, "-m", "studio.engines.builder", *_arguments(order, plan, workspace, timings)]
     last: dict[str, Any] = {}
     with _started(command, order, log_file) as process:
         for line in _lines(process, cancel, busy):

@@ -13,6 +13,7 @@ from studio.engines.entry import Entry, Unfit, plan_name
 from studio.engines.index import Offer, parse_index
 from studio.engines.order import Order
 from studio.engines.places import Place
+from studio.engines.trial import HERE, Python
 from studio.engines.verified import sha256
 from studio.errors import FetchError
 from studio.report import Report, silent
@@ -35,6 +36,8 @@ def fetch(
     cache: EngineCache,
     report: Report = silent,
     cancel: threading.Event | None = None,
+    *,
+    python: Python = HERE,
 ) -> Fetched:
     """The engine of ``order``, from the first place that has it and where it proves sound.
 
@@ -48,7 +51,7 @@ def fetch(
             return Fetched(found, ())
         for place in places:
             try:
-                entry, note = _from(place, order, cache, report, cancel)
+                entry, note = _from(place, order, cache, report, cancel, python)
                 notes += [note] if note else []
                 if entry is not None:
                     return Fetched(entry, tuple(notes))
@@ -58,7 +61,7 @@ def fetch(
 
 
 def _from(
-    place: Place, order: Order, cache: EngineCache, report: Report, cancel: threading.Event
+    place: Place, order: Order, cache: EngineCache, report: Report, cancel: threading.Event, python: Python
 ) -> tuple[Entry | None, str]:
     report(f"Looking for the {order.title} at {place.name}", None)
     offers = [offer for offer in parse_index(place.index(), place.name) if _same_work(offer, order)]
@@ -72,7 +75,7 @@ def _from(
     with cache.staging(order.key) as folder:
         plan = folder / plan_name(order.key)
         download(place, offer, cache, plan, report, cancel)
-        latency = _try(order, plan, place, cache)
+        latency = _try(order, plan, place, cache, python)
         facts = replace(offer.facts, origin=f"fetched from {place.name}", latency_ms=latency)
         entry = cache.keep(folder, order.key, facts)
     if offer.key.device == order.key.device:
@@ -127,9 +130,9 @@ def download(
         part.replace(plan)
 
 
-def _try(order: Order, plan: Path, place: Place, cache: EngineCache) -> float | None:
+def _try(order: Order, plan: Path, place: Place, cache: EngineCache, python: Python) -> float | None:
     try:
-        return trial.time_plan(order, plan, cache)
+        return trial.time_plan(order, plan, cache, python)
     except Unfit as unfit:
         raise FetchError(
             f"The {order.title} from {place.name} does not run here: {unfit}.", state="It was thrown away."

@@ -17,9 +17,8 @@ from studio.engines.components import DENOISER
 from studio.engines.entry import Entry, Unfit
 from studio.engines.key import Profile
 from studio.engines.order import Order
-from studio.engines.trial import Disturbed, Outcome, Trial
+from studio.engines.trial import Disturbed, Outcome, Python
 from studio.errors import BuildCancelled, StudioError
-from studio.gpu import Gpu
 from studio.report import Report
 from triton_models.diffusion.manifest import Engine
 
@@ -34,8 +33,11 @@ QUIET_SECONDS = 1.0  # without drawing before the GPU counts as idle
 class Maker(Protocol):
     """Where engines come from: a Workshop."""
 
-    cache: EngineCache
-    gpu: Gpu | None
+    @property
+    def cache(self) -> EngineCache: ...
+
+    @property
+    def python(self) -> Python: ...
 
     def orders(self, model_folder: Path, profile: Profile) -> list[Order]: ...
 
@@ -174,22 +176,23 @@ class Swapper:
         pair = [entry.engine, replace(current, file=str(there))]
         cache = self._maker.cache
         try:
-            outcome = self._undisturbed(
-                Trial.of(order.component, profile, order.model_folder, pair, cache.compiled)
-            )
+            outcome = self._undisturbed(order, pair)
         except Unfit as unfit:
             return cache.note(entry, rejected=str(unfit))
         return cache.note(entry, latency_ms=outcome.milliseconds[0], rejected=objection(outcome, current))
 
-    def _undisturbed(self, comparison: Trial) -> Outcome:
+    def _undisturbed(self, order: Order, pair: Sequence[Engine]) -> Outcome:
         """The outcome of a trial during which nobody drew."""
-        gpus = (self._maker.gpu,) if self._maker.gpu else ()
+        maker = self._maker
         while True:
             self._wait_until_idle()
             try:
-                return trial.run(comparison, gpus, disturbed=lambda: self._busy() or self._cancel.is_set())
+                return trial.run(order, pair, maker.cache, maker.python, disturbed=self._is_wanted)
             except Disturbed:
                 continue
+
+    def _is_wanted(self) -> bool:
+        return self._busy() or self._cancel.is_set()
 
     def _wait_until_idle(self) -> None:
         """Return when nobody has drawn for a moment. Raises BuildCancelled."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from studio.engines import build, fetch
@@ -14,6 +13,7 @@ from studio.engines.entry import Entry
 from studio.engines.key import DEFAULT_LEVEL, Profile, Target
 from studio.engines.order import Order, orders
 from studio.engines.places import Place
+from studio.engines.trial import HERE, Python
 from studio.gpu import Gpu
 from studio.report import Report, silent
 
@@ -33,7 +33,7 @@ class Workshop:
     places: Sequence[Place] = ()
     level: int = DEFAULT_LEVEL
     refit: bool = False
-    python: str = field(default=sys.executable)  # the interpreter that has the TensorRT
+    python: Python = HERE  # what starts the interpreter that has the TensorRT
 
     def orders(self, model_folder: Path, profile: Profile) -> list[Order]:
         """What ``profile`` needs of the checkpoint exported to ``model_folder``, a component each."""
@@ -52,7 +52,7 @@ class Workshop:
         """
         notes: tuple[str, ...] = ()
         if self.places:
-            fetched = fetch.fetch(order, self.places, self.cache, report, cancel)
+            fetched = fetch.fetch(order, self.places, self.cache, report, cancel, python=self.python)
             if fetched.entry is not None:
                 return fetched.entry, fetched.notes
             notes = fetched.notes
