@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -62,7 +63,13 @@ class Studio:
         self._server = server
         self._connect = connect
         self._client: Client | None = None
+        self._drawing = 0
         self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a picture is being drawn."""
+        return self._drawing > 0
 
     def generate(
         self, request: ImageRequest, cancel: threading.Event | None = None, *, asked_at: float | None = None
@@ -76,7 +83,8 @@ class Studio:
         started = time.perf_counter()
         asked_at = started if asked_at is None else asked_at
         request = self.resolve(request)
-        raw, sent, arrived = yield from self._draw(request, cancel or threading.Event())
+        with self._counted():
+            raw, sent, arrived = yield from self._draw(request, cancel or threading.Event())
         yield Progress("save", request.steps, request.steps)
         spans = [
             Span("queue", 0.0, started - asked_at),
@@ -110,6 +118,16 @@ class Studio:
             client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._drawing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._drawing -= 1
 
     def _draw(
         self, request: ImageRequest, cancel: threading.Event

@@ -149,6 +149,17 @@ def test_a_picture_that_cannot_be_saved_is_still_shown(history, tmp_path):
     assert "could not be saved" in result.warnings[1]
 
 
+def test_it_is_busy_while_it_draws(history):
+    line = studio(history, FakeClient())
+    states = [line.busy for _ in line.generate(ASKED)]
+    assert states[0]
+    assert not line.busy
+    unfinished = line.generate(ASKED)
+    next(unfinished)
+    unfinished.close()
+    assert not line.busy
+
+
 def test_half_a_surrogate_pair_does_no_harm(history):
     assert (
         drawn(studio(history, FakeClient()), ImageRequest("a \ud83c sea", steps=1)).request.prompt

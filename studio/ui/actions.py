@@ -16,8 +16,11 @@ from studio.errors import StudioError
 from studio.generate import SEED_BITS, Studio
 from studio.image import open_image, read_text
 from studio.jobs import Job, Jobs
+from studio.request import ImageResult
+from studio.ui import engines as engines_ui
 from studio.ui import gallery, stage
 from studio.ui.controls import Controls, request_from
+from studio.ui.engines import Engines
 from studio.ui.waterfall import waterfall
 
 # A page is told of a job at most this often; steps that come faster share a message.
@@ -42,11 +45,14 @@ class Outputs:
 class Actions:
     """The page's actions on one studio."""
 
-    def __init__(self, studio: Studio, jobs: Jobs, controls: Controls, outputs: Outputs) -> None:
+    def __init__(
+        self, studio: Studio, jobs: Jobs, controls: Controls, outputs: Outputs, engines: Engines | None
+    ) -> None:
         self._studio = studio
         self._jobs = jobs
         self._controls = controls
         self._out = outputs
+        self._engines = engines
 
     async def generate(self, *values: Any) -> AsyncIterator[Updates]:
         """Queue what the inputs describe and follow it. The last value is whose page asks."""
@@ -98,7 +104,7 @@ class Actions:
 
     def pick(self, event: gr.EventData) -> Updates:
         """A picture of the strip: show it, and bring its settings back."""
-        picture = self._studio.history.get(int(event.picture))
+        picture = self._studio.history.get(int(event.of))
         if picture is None:
             return {
                 self._out.notice: stage.notice(warnings=["That picture's file is gone from its folder."]),
@@ -113,7 +119,7 @@ class Actions:
 
     def use_as_start(self, event: gr.EventData) -> Updates:
         """Go on from a finished picture."""
-        picture = self._studio.history.get(int(event.picture))
+        picture = self._studio.history.get(int(event.of))
         if picture is None:
             return {self._out.notice: stage.notice(warnings=["That picture's file is gone from its folder."])}
         size = {self._controls.width: picture.request.width, self._controls.height: picture.request.height}
@@ -126,7 +132,7 @@ class Actions:
 
     def discard(self, event: gr.EventData) -> Updates:
         """Put a picture aside: out of the strip and into a folder of its own."""
-        picture = self._studio.history.get(int(event.picture))
+        picture = self._studio.history.get(int(event.of))
         if picture is None:
             return {self._out.strip: gallery.strip(self._studio.history)}
         try:
@@ -140,6 +146,10 @@ class Actions:
             self._out.waterfall: waterfall(newest[0].spans) if newest else "",
             self._out.strip: gallery.strip(self._studio.history),
         }
+
+    def make(self, event: gr.EventData) -> Updates:
+        """Have an engine made for a size that has none."""
+        return {self._out.notice: engines_ui.make(self._engines, event.of)} if self._engines else {}
 
     def opened(self, file: str | None) -> Updates:
         """A start image was chosen: check it now, and offer its settings when it carries some."""
@@ -206,7 +216,7 @@ class Actions:
         if job.result is not None:
             return updates | {
                 self._out.stage: stage.finished(job.result, self._studio.history),
-                self._out.notice: stage.notice(warnings=job.result.warnings),
+                self._out.notice: stage.notice(warnings=job.result.warnings) + self._offer(job.result),
                 self._out.waterfall: waterfall(job.result.spans),
                 self._out.strip: gallery.strip(self._studio.history),
             }
@@ -217,6 +227,9 @@ class Actions:
         if job.error is not None:
             updates[self._out.notice] = stage.notice(job.error)
         return updates
+
+    def _offer(self, result: ImageResult) -> str:
+        return engines_ui.offer(self._engines, result) if self._engines else ""
 
     def _start_of(self, recipe: infotext.Recipe) -> Path | None:
         """The start image that a text names, when this studio still has it."""

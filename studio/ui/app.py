@@ -21,7 +21,8 @@ from studio.errors import SettingsError
 from studio.generate import Studio
 from studio.jobs import Jobs
 from studio.report import Report, silent
-from studio.ui.create import create
+from studio.ui.create import create, engines_line
+from studio.ui.engines import Engines
 from studio.ui.theme import theme
 
 USER = "artist"
@@ -50,14 +51,16 @@ class Page:
         self.blocks.close(verbose=False)
 
 
-def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
+def build(studio: Studio, jobs: Jobs, engines: Engines | None = None) -> gr.Blocks:
     """The whole page."""
     page = gr.Blocks(
         title="Triton Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     )
     with page:
         gr.HTML(_header(studio), elem_id="header", js_on_load=_THEME_BUTTON, apply_default_css=False)
-        create(studio, jobs, page)
+        if engines is not None:
+            engines_line(engines)
+        create(studio, jobs, page, engines)
     page.queue(default_concurrency_limit=None, api_open=False)
     return page
 
@@ -71,18 +74,19 @@ def launch(
     password: str = "",
     browser: bool = True,
     workers: int = 1,
+    engines: Engines | None = None,
     report: Report = silent,
 ) -> Page:
     """Serve the page and return at once.
 
     Reachable from this machine only, unless ``listen`` (the local network) or ``share`` (a public link);
     both ask for a password, made here when none is given. ``workers`` pictures are made at a time: one
-    for each GPU. Raises SettingsError when the port is taken.
+    for each GPU; ``engines`` makes better ones meanwhile. Raises SettingsError when the port is taken.
     """
     guarded = listen or share
     password = (password or secrets.token_urlsafe(9)) if guarded else password
     jobs = Jobs(studio, workers)
-    blocks = build(studio, jobs)
+    blocks = build(studio, jobs, engines)
     history = studio.history
     try:
         _, url, _ = blocks.launch(

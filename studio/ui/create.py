@@ -21,12 +21,13 @@ from studio.ui.controls import (
     slider,
     start_input,
 )
+from studio.ui.engines import Engines, line
 from triton_models.diffusion import fields
 
-# Buttons inside our own HTML: data-do names the event, data-picture the picture it is about.
+# Buttons inside our own HTML: data-do names the event, data-of what it is about.
 _EVENTS_OF_BUTTONS = """
 let scrolled = 0;
-const events = ['pick', 'start', 'reuse', 'discard', 'older', 'clear', 'restore'];
+const events = ['pick', 'start', 'reuse', 'discard', 'older', 'clear', 'restore', 'make'];
 element.addEventListener('click', (click) => {
   const button = click.target.closest('[data-do]');
   if (!button) return;
@@ -37,7 +38,7 @@ element.addEventListener('click', (click) => {
     button.setAttribute('aria-current', 'true');
   }
   else if (button.dataset.do === 'older') scrolled = button.closest('ul').scrollLeft;
-  if (events.includes(button.dataset.do)) trigger(button.dataset.do, {picture: button.dataset.picture});
+  if (events.includes(button.dataset.do)) trigger(button.dataset.do, {of: button.dataset.of});
 });
 watch('value', () => {  // older pictures come where the artist is, a new one is scrolled to
   const strip = element.querySelector('.strip');
@@ -48,7 +49,7 @@ watch('value', () => {  // older pictures come where the artist is, a new one is
 _OWNER_LAST = "(...values) => [...values.slice(0, -1), window.studio.owner]"
 
 
-def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
+def create(studio: Studio, jobs: Jobs, page: gr.Blocks, engines: Engines | None = None) -> None:
     """Lay the page out inside ``page`` and connect it."""
     with gr.Row(elem_id="studio"):
         with gr.Column(elem_id="ask"):
@@ -82,8 +83,16 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks) -> None:
             )
     outputs = Outputs(picture, notice, times, strip, waiting, cancel, gr.State(gallery.PAGE))
     owner = gr.Textbox(visible=False)
-    actions = Actions(studio, jobs, controls, outputs)
+    actions = Actions(studio, jobs, controls, outputs, engines)
     _connect(page, actions, controls, outputs, generate, restore, owner)
+
+
+def engines_line(engines: Engines) -> None:
+    """What is being made of engines, kept up to date."""
+    said = _html("engines")
+    gr.Timer(1.0).tick(
+        lambda: line(engines.status), None, said, api_visibility="private", show_progress="hidden"
+    )
 
 
 def _html(name: str) -> gr.HTML:
@@ -182,6 +191,7 @@ def _connect(
     }
     controls.start.change(None, **carry)
     controls.start.upload(None, **carry).then(actions.opened, controls.start_file, written, **quiet)
+    outputs.notice.make(actions.make, None, written, **quiet)
     outputs.notice.restore(actions.restore, controls.start_file, written, **quiet)
     restore.upload(actions.restore, restore, written, **quiet)
     controls.start.change(

@@ -35,7 +35,7 @@ def _thumbnail(picture: Picture) -> str:
     words = picture.request.prompt.strip() or "no words"
     label = escape(f"{words}; seed {picture.request.seed}; {made}", quote=True)
     return (
-        f'<li><button type="button" data-do="pick" data-picture="{picture.id}"'
+        f'<li><button type="button" data-do="pick" data-of="{picture.id}"'
         f' title="{label}" aria-label="{label}">'
         f'<img src="{file_url(picture.file)}" alt="" loading="lazy" decoding="async"></button></li>'
     )

@@ -98,11 +98,11 @@ def notice(error: StudioError | None = None, warnings: Sequence[str] = ()) -> st
     )
 
 
-def offer(sentence: str, button: str, action: str) -> str:
+def offer(sentence: str, button: str, action: str, of: str = "") -> str:
     """A sentence with one thing that can be done about it."""
     return (
         f'<div class="notice offer" role="status">{escape(sentence)} '
-        f'<button type="button" data-do="{action}">{escape(button)}</button>{_CLOSE}</div>'
+        f'<button type="button" data-do="{action}" data-of="{of}">{escape(button)}</button>{_CLOSE}</div>'
     )
 
 
@@ -136,9 +136,9 @@ def _kept(picture: Picture) -> str:
     name = escape(picture.file.name, quote=True)
     return (
         f'<figure><img src="{url}" alt="{words}"><figcaption>'
-        f'<button type="button" data-do="start" data-picture="{picture.id}">Use as start image</button>'
-        f'<button type="button" data-do="reuse" data-picture="{picture.id}">Use its settings</button>'
-        f'<button type="button" data-do="discard" data-picture="{picture.id}">Put aside</button>'
+        f'<button type="button" data-do="start" data-of="{picture.id}">Use as start image</button>'
+        f'<button type="button" data-do="reuse" data-of="{picture.id}">Use its settings</button>'
+        f'<button type="button" data-do="discard" data-of="{picture.id}">Put aside</button>'
         f'<a href="{url}" download="{name}">Download</a></figcaption></figure>'
     )
 

@@ -20,6 +20,7 @@ from studio.generate import Studio
 from studio.history import History
 from studio.server.supervise import Supervisor
 from studio.ui.app import launch
+from studio.ui.engines import Engines
 from triton_models.diffusion.manifest import ModelInfo
 
 LOCAL = {"127.0.0.1", "localhost"}
@@ -73,11 +74,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Serves pages over scripted clients: ``serve(seconds_per_step=…)``."""
     with ExitStack() as stack:
 
-        def serve(data: Path = tmp_path / "data", password: str = "", **script: object) -> Served:
+        def serve(
+            data: Path = tmp_path / "data",
+            password: str = "",
+            engines: Engines | None = None,
+            **script: object,
+        ) -> Served:
             client = FakeClient(**script)
             history = stack.enter_context(History(data))
             studio = Studio(FakeServer(), MODEL, history, lambda address: client)
-            served = launch(studio, port=free_port(), browser=False, password=password)
+            served = launch(studio, port=free_port(), browser=False, password=password, engines=engines)
             stack.callback(served.close)
             return Served(served.url, studio, client)
 

@@ -10,6 +10,8 @@ import pytest
 from fakes import png_header
 from playwright.sync_api import Page, expect
 
+from studio.engines.key import Profile
+from studio.engines.swap import Status
 from studio.errors import ServerError
 from studio.history import History
 from studio.image import open_image, write_png
@@ -19,6 +21,21 @@ pytestmark = pytest.mark.browser
 
 GENERATE, CANCEL = "#generate", "#cancel"
 DONE, WORKING = ".stage.done", ".stage.working"
+
+
+class FakeEngines:
+    """Offers an engine for every size, and is 42 % done once one is wanted."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+        self.wanted: list[Profile] = []
+
+    def offer(self, batch: int, height: int, width: int) -> Profile | None:
+        return Profile.fixed(batch, height, width)
+
+    def want(self, profile: Profile) -> None:
+        self.wanted.append(profile)
+        self.status = Status("Building the denoiser", 0.42)
 
 
 def write(page: Page, words: str) -> None:
@@ -260,6 +277,17 @@ def test_a_start_image_with_settings_offers_them(page, serve, tmp_path):
     expect(page.locator("#width input")).to_have_value("128")
     expect(page.locator("#shape label.selected")).to_have_text("Custom")
     expect(page.locator("#notice")).to_contain_text("Restart")
+
+
+def test_a_size_without_engine_offers_one_and_shows_it_being_made(page, serve):
+    engines = FakeEngines()
+    page.goto(serve(engines=engines).url)
+    page.click(GENERATE)
+    page.get_by_role("button", name="Make one").click()
+    expect(page.locator("#notice")).to_contain_text("while nothing is being drawn")
+    expect(page.locator("#engines")).to_contain_text("Building the denoiser")
+    expect(page.locator("#engines [role=progressbar]")).to_have_attribute("aria-valuenow", "42")
+    assert engines.wanted == [Profile.fixed(1, 32, 32)]
 
 
 def test_lock_keeps_the_seed_and_roll_makes_a_new_one(page, serve):
