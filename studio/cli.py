@@ -284,10 +284,12 @@ def _bench(asked: argparse.Namespace, settings: Settings, terminal: Terminal) ->
 
 
 def _repository(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from studio import machine
+    from studio.prepare import prepare
     from studio.server import by_hand
-    from studio.start import open_repository
 
-    by_hand.write(asked.folder, *open_repository(settings, terminal))
+    here = machine.look(settings)
+    by_hand.write(asked.folder, prepare(settings, here, terminal).repository(), bool(here.gpus))
     terminal.line(f"Written to {asked.folder}; `docker compose up` there serves it.")
     return 0
 

@@ -18,8 +18,8 @@ from studio.engines import cpu
 from studio.engines.export import exported
 from studio.errors import StudioError
 from studio.machine import Machine
+from studio.prepare import threads
 from studio.settings import Settings
-from studio.start import threads
 
 GIB = 2**30
 LEAST_ROOM = 2 * GIB  # for exports and pictures

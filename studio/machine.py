@@ -43,6 +43,8 @@ def look(settings: Settings) -> Machine:
     if settings.engine in CPU_FLAVOURS:
         gpus = ()
     engine = flavour.choose(gpus[0] if gpus else None, settings.engine)
+    if settings.engine == engine.flavour and engine.missing:
+        raise SettingsError(f"{engine.flavour} is not installed.", hint=f"To have it: {engine.missing}.")
     runtime, reason = _runtime(settings, gpus)
     return Machine(found, gpus, engine, runtime, reason)
 

@@ -7,26 +7,25 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from studio import __version__, machine, running
-from studio.checkpoint import Checkpoint, resolve
-from studio.engines import cpu
-from studio.engines.export import export
+from studio.dispatch import Dispatcher, Lane
+from studio.engines.components import DENOISER
+from studio.engines.swap import Swapper
 from studio.generate import Studio
-from studio.gpu import Gpu
+from studio.gpu import Gpu, environment
 from studio.history import History
 from studio.machine import Machine
-from studio.server.base import Endpoint, Server
-from studio.server.repository import Repository
+from studio.prepare import Prepared, prepare
+from studio.server.base import Server
 from studio.server.supervise import Supervisor
 from studio.settings import CHECKOUT, Settings
 from studio.terminal import Terminal
-from triton_models.diffusion.manifest import Engine, ModelInfo
+from triton_models.diffusion.manifest import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +33,13 @@ PORTS_TRIED = 20
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A checkpoint ready to be served."""
-
-    checkpoint: Checkpoint
-    folder: Path  # of model.json, the tokenizer and the ONNX files
-    engines: Mapping[str, Sequence[Engine]]
-
-
-@dataclass(frozen=True)
 class Open:
-    """A studio that can draw. ``endpoint`` is where its first server listens."""
+    """A studio that can draw: over one server, or over one for each GPU."""
 
     studio: Studio
-    model_folder: Path
-    endpoint: Endpoint
+    studios: tuple[Studio, ...]
+    supervisors: tuple[Supervisor, ...]
+    ready: Prepared
 
 
 def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
@@ -69,13 +60,17 @@ def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
                     share=settings.share,
                     password=settings.password,
                     browser=settings.browser,
+                    workers=len(opened.studios),
                     report=stage.report,
                 )
                 stack.callback(page.close)
                 stage.outcome = page.url
-            entry.tell(url=page.url, address=opened.endpoint.address, data_dir=str(settings.data_dir))
+            entry.tell(
+                url=page.url, address=opened.supervisors[0].endpoint.address, data_dir=str(settings.data_dir)
+            )
             _say_how_to_enter(page, terminal)
-            wait()
+            with better_engines(opened, terminal):
+                wait()
             terminal.line("Stopping.")
     return 0
 
@@ -91,42 +86,53 @@ def open_studio(settings: Settings, terminal: Terminal) -> Iterator[Open]:
         history = stack.enter_context(History(settings.data_dir))
         for notice in history.notices:
             terminal.line(notice)
+        supervisors: list[Supervisor] = []
         with terminal.stage("Server") as stage:
-            supervisor = stack.enter_context(Supervisor(_server(settings, here, ready), tell=terminal.line))
-            supervisor.start(stage.report)
-            stage.outcome = f"{supervisor.server.description}: {here.runtime_reason}"
-        studio = Studio(supervisor, ModelInfo.load(ready.folder), history)
-        stack.callback(studio.close)
-        yield Open(studio, ready.folder, supervisor.endpoint)
+            for gpu in here.gpus or (None,):
+                server = _server(settings, here, gpu, ready)
+                supervisors.append(stack.enter_context(Supervisor(server, tell=terminal.line)))
+                supervisors[-1].start(stage.report)
+            stage.outcome = f"{supervisors[0].server.description}: {here.runtime_reason}"
+        info = ModelInfo.load(ready.folder)
+        studios = [Studio(supervisor, info, history) for supervisor in supervisors]
+        for studio in studios:
+            stack.callback(studio.close)
+        yield Open(_as_one(studios, supervisors), tuple(studios), tuple(supervisors), ready)
 
 
-def open_repository(settings: Settings, terminal: Terminal) -> tuple[Repository, bool]:
-    """What a server of these settings would serve, and whether on a GPU."""
-    here = machine.look(settings)
-    ready = prepare(settings, here, terminal)
-    compiled = settings.cache_dir / "compiled"
-    return Repository(ready.folder, ready.engines, compiled, threads(settings)), bool(here.gpus)
+def _as_one(studios: Sequence[Studio], supervisors: Sequence[Supervisor]) -> Studio:
+    """The only studio, or one that gives each request to the GPU that is done with it first."""
+    if len(studios) == 1:
+        return studios[0]
+
+    def lane(studio: Studio, supervisor: Supervisor) -> Lane:
+        def has_engine(width: int, height: int, num_images: int) -> bool:
+            scale = studio.model.vae_scale_factor
+            first = next(iter(supervisor.repository.engines[DENOISER.name]))
+            return bool(first.key) and first.admits(num_images, height // scale, width // scale)
+
+        return Lane(supervisor.server.description, studio, has_engine)
+
+    lanes = [lane(*pair) for pair in zip(studios, supervisors, strict=True)]
+    return cast(Studio, Dispatcher(lanes))  # it stands where a Studio stands
 
 
-def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
-    """The checkpoint, exported, and the engines that will run it."""
-    with terminal.stage("Checkpoint") as stage:
-        checkpoint = resolve(settings.model, stage.report)
-        folder = export(checkpoint, settings.cache_dir, stage.report)
-        width, height = checkpoint.default_size
-        stage.outcome = f"{checkpoint.name}, {width} × {height}"
-    with terminal.stage("Engine") as stage:
-        wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
-        choice = cpu.choose(wanted, folder, settings.cache_dir, threads(settings), stage.report)
-        stage.outcome = f"{choice.label}: {choice.reason}"
-    if here.engine.missing:
-        terminal.line(f"{here.engine.flavour_reason}. To have it: {here.engine.missing}")
-    return Prepared(checkpoint, folder, cpu.engines(choice))
-
-
-def threads(settings: Settings) -> int:
-    """How many threads a CPU engine gets."""
-    return settings.threads or cpu.physical_cores()
+@contextmanager
+def better_engines(opened: Open, terminal: Terminal) -> Iterator[None]:
+    """While the block lasts, make the GPU's engines when nobody draws, and bring them in."""
+    ready = opened.ready
+    if ready.workshop is None:
+        yield
+        return
+    with Swapper(
+        ready.workshop,
+        ready.export_for_gpu,
+        opened.supervisors,
+        busy=lambda: any(studio.busy for studio in opened.studios),
+        tell=terminal.line,
+    ) as swapper:
+        swapper.want(ready.usual)
+        yield
 
 
 def serves(settings: Settings) -> str:
@@ -134,23 +140,17 @@ def serves(settings: Settings) -> str:
     return " ".join((settings.model or "bundled", settings.engine, settings.gpu, settings.runtime))
 
 
-def _server(settings: Settings, here: Machine, ready: Prepared) -> Server:
-    compiled = settings.cache_dir / "compiled"
-    compiled.mkdir(parents=True, exist_ok=True)
-    repository = Repository(ready.folder, ready.engines, compiled, threads(settings))
-    logs = settings.data_dir / "logs"
+def _server(settings: Settings, here: Machine, gpu: Gpu | None, ready: Prepared) -> Server:
+    repository = ready.repository()
+    logs = settings.data_dir / "logs" / (f"gpu{gpu.index}" if gpu else "")
     if here.runtime == machine.CONTAINER:
-        return _container(settings, here.gpu, repository, logs)
+        from studio.server import container  # docker is imported only where it is used
+
+        how = container.Settings(settings.cache_dir, owner=str(CHECKOUT), image=settings.image, gpu=gpu)
+        return container.ContainerServer(repository, logs, how)
     from studio.server.embedded import Embedded
 
-    return Embedded(repository, logs)
-
-
-def _container(settings: Settings, gpu: Gpu | None, repository: Repository, logs: Path) -> Server:
-    from studio.server import container  # docker is imported only where it is used
-
-    how = container.Settings(settings.cache_dir, owner=str(CHECKOUT), image=settings.image, gpu=gpu)
-    return container.ContainerServer(repository, logs, how)
+    return Embedded(repository, logs, environment=environment((gpu,) if gpu else ()))
 
 
 # Starting and stopping

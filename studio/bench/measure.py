@@ -23,9 +23,10 @@ from studio.bench.memory import peak_of
 from studio.engines import cpu
 from studio.errors import StudioError
 from studio.generate import Studio
+from studio.prepare import threads
 from studio.request import ImageRequest, ImageResult, Span
 from studio.settings import CHECKOUT, Settings
-from studio.start import open_studio, threads
+from studio.start import open_studio
 from studio.terminal import Terminal
 
 PROMPT = "a red house by a lake under tall mountains at sunset"
@@ -46,7 +47,7 @@ def measure(settings: Settings, steps: int, rounds: int, terminal: Terminal) -> 
         for engine in wanted:
             terminal.line(f"Measuring the studio with --engine {engine}, and diffusers, in turn")
             with open_studio(replace(settings, engine=engine), terminal) as opened:
-                folder = opened.model_folder
+                folder = opened.ready.folder
                 figures = _against(diffusers, opened.studio, request, rounds)
             studios[figures["engine"]] = figures
     terminal.line("Measuring each engine by itself")

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,14 @@ class Embedded:
     description = f"embedded Triton {TRITON_VERSION}"
 
     def __init__(
-        self, repository: Repository, log_folder: Path, choose_port: Callable[[], int] | None = None
+        self,
+        repository: Repository,
+        log_folder: Path,
+        choose_port: Callable[[], int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.repository = repository
+        self._base_environment = os.environ if environment is None else environment
         self._choose_port = choose_port or _free_port
         self._log = ServerLog(log_folder / "triton.log")
         self._lock = threading.Lock()
@@ -120,11 +125,12 @@ class Embedded:
     def _start(self, wheel: Wheel, report: Report) -> Endpoint:
         report("Preparing the models", None)
         try:
-            self._folder, lock = leftovers.make()
+            folder, lock = leftovers.make()
+            self._folder = folder
             try:
-                self._fill(self._folder, wheel)
+                self._fill(folder, wheel)
                 report("Starting Triton", 0.0)
-                self._keeper = self._launch(self._folder, wheel, lock)
+                self._keeper = process = self._launch(folder, wheel, lock)
             finally:
                 os.close(lock)
         except OSError as error:
@@ -132,10 +138,10 @@ class Embedded:
                 f"The server's files could not be written to {tempfile.gettempdir()}: {_why(error)}.",
                 hint="Make room there, or set TMPDIR to a folder with room, and start again.",
             ) from error
-        assert self._keeper.stdout is not None
-        self._log.follow(self._keeper.stdout)
+        assert process.stdout is not None
+        self._log.follow(process.stdout)
         self._wait_until_ready(report)
-        return Endpoint(_socket(self._folder))
+        return Endpoint(_socket(folder))
 
     def _fill(self, folder: Path, wheel: Wheel) -> None:
         """Write all that Triton reads into its run-time folder."""
@@ -153,7 +159,7 @@ class Embedded:
     def _launch(self, folder: Path, wheel: Wheel, lock: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(folder), *self._command(wheel, folder)],
-            env=_environment(wheel, folder),
+            env=_environment(wheel, folder, self._base_environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -205,12 +211,10 @@ class _PortTaken(Exception):
     """Someone else took the port between our choosing and Triton's opening it."""
 
 
-def _environment(wheel: Wheel, folder: Path) -> dict[str, str]:
+def _environment(wheel: Wheel, folder: Path, base: Mapping[str, str]) -> dict[str, str]:
     # The stub takes the first python3 on PATH for its interpreter, and ignores PYTHONPATH.
     # Passwords and tokens are none of the server's business.
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("STUDIO_", "HF_", "PYTHON"))
-    }
+    kept = {name: value for name, value in base.items() if not name.startswith(("STUDIO_", "HF_", "PYTHON"))}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join(

@@ -1,0 +1,111 @@
+"""From settings to what a server can serve: the checkpoint, exported, and the engines that run it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from studio.checkpoint import Checkpoint, resolve
+from studio.engines import cpu
+from studio.engines.cache import EngineCache
+from studio.engines.entry import Entry
+from studio.engines.export import export, exported
+from studio.engines.key import Profile, Target
+from studio.engines.places import place
+from studio.engines.workshop import Workshop
+from studio.machine import EMBEDDED, Machine
+from studio.report import Report
+from studio.server.repository import Repository
+from studio.settings import Settings
+from studio.terminal import Terminal
+from triton_models.diffusion.manifest import Engine, ModelInfo
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint ready to be served."""
+
+    settings: Settings
+    checkpoint: Checkpoint
+    folder: Path  # of model.json, the tokenizer and the ONNX files
+    engines: Mapping[str, Sequence[Engine]]  # component → engines, the preferred one first
+    workshop: Workshop | None  # where engines for the GPU are made; None: nothing to make
+
+    @property
+    def usual(self) -> Profile:
+        """One picture of the checkpoint's own size."""
+        info = ModelInfo.load(self.folder)
+        scale = info.vae_scale_factor
+        return Profile.fixed(1, info.default_height // scale, info.default_width // scale)
+
+    def repository(self) -> Repository:
+        """What a server is to serve."""
+        compiled = self.settings.cache_dir / "compiled"
+        compiled.mkdir(parents=True, exist_ok=True)
+        return Repository(self.folder, self.engines, compiled, threads(self.settings))
+
+    def export_for_gpu(self, report: Report) -> Path:
+        """The checkpoint in the precision of the GPU's engines, exported now unless it is there."""
+        assert self.workshop is not None
+        precision = self.workshop.target.precision
+        return export(self.checkpoint, self.settings.cache_dir, report, precision=precision)
+
+
+def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
+    """Resolve, export and choose. Raises CheckpointError, ExportError, CacheError and SettingsError."""
+    with terminal.stage("Checkpoint") as stage:
+        checkpoint = resolve(settings.model, stage.report)
+        folder = export(checkpoint, settings.cache_dir, stage.report)
+        width, height = checkpoint.default_size
+        stage.outcome = f"{checkpoint.name}, {width} × {height}"
+    with terminal.stage("Engine") as stage:
+        wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
+        choice = cpu.choose(wanted, folder, settings.cache_dir, threads(settings), stage.report)
+        engines = cpu.engines(choice)
+        workshop = _workshop(settings, here)
+        built = _built(workshop, checkpoint, settings) if workshop else {}
+        for component, found in built.items():
+            engines[component] = (*found, *engines[component])
+        stage.outcome = f"{choice.label}: {choice.reason}"
+        if workshop:
+            state = (
+                f"{sum(map(len, built.values()))} built" if built else "to be built while the studio is idle"
+            )
+            stage.outcome = (
+                f"{here.engine.flavour} {here.engine.precision} ({state}); until then {choice.label}"
+            )
+    if here.engine.missing:
+        terminal.line(f"This GPU could draw with {here.engine.flavour}: {here.engine.missing}")
+    return Prepared(settings, checkpoint, folder, engines, workshop)
+
+
+def threads(settings: Settings) -> int:
+    """How many threads a CPU engine gets."""
+    return settings.threads or cpu.physical_cores()
+
+
+def _workshop(settings: Settings, here: Machine) -> Workshop | None:
+    """Where this machine's GPU engines are made. A container makes its own."""
+    if here.gpu is None or not here.engine.version or here.runtime != EMBEDDED:
+        return None
+    places = [place(named) for named in settings.engine_sources]
+    return Workshop(EngineCache(settings.cache_dir), Target.of(here.gpu, here.engine), here.gpu, places)
+
+
+def _built(workshop: Workshop, checkpoint: Checkpoint, settings: Settings) -> dict[str, list[Engine]]:
+    """The engines of this checkpoint that earlier starts made for this GPU, of every size, each checked."""
+    folder = exported(checkpoint, settings.cache_dir, workshop.target.precision)
+    if folder is None:
+        return {}
+    found: dict[str, list[Engine]] = {}
+    entries = workshop.cache.entries()
+    for order in workshop.orders(folder, Profile.fixed(1, 1, 1)):
+        for entry in entries:
+            ours = replace(order.key, profile=entry.key.profile) == entry.key
+            if not ours or entry.facts.rejected:
+                continue
+            checked = workshop.cache.look_up(entry.key)
+            if isinstance(checked, Entry):
+                found.setdefault(order.component.name, []).append(checked.engine)
+    return found
