@@ -51,6 +51,7 @@ def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
         with until_stopped(terminal) as wait, ExitStack() as stack:
             page_module = _import_meanwhile("studio.ui.app")
             opened = stack.enter_context(open_studio(settings, terminal))
+            engines = stack.enter_context(better_engines(opened, terminal))
             with terminal.stage("Page") as stage:
                 port = free_port(settings.port, terminal)
                 page = page_module().launch(
@@ -61,6 +62,7 @@ def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
                     password=settings.password,
                     browser=settings.browser,
                     workers=len(opened.studios),
+                    engines=engines,
                     report=stage.report,
                 )
                 stack.callback(page.close)
@@ -69,8 +71,7 @@ def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
                 url=page.url, address=opened.supervisors[0].endpoint.address, data_dir=str(settings.data_dir)
             )
             _say_how_to_enter(page, terminal)
-            with better_engines(opened, terminal):
-                wait()
+            wait()
             terminal.line("Stopping.")
     return 0
 
@@ -118,11 +119,11 @@ def _as_one(studios: Sequence[Studio], supervisors: Sequence[Supervisor]) -> Stu
 
 
 @contextmanager
-def better_engines(opened: Open, terminal: Terminal) -> Iterator[None]:
-    """While the block lasts, make the GPU's engines when nobody draws, and bring them in."""
+def better_engines(opened: Open, terminal: Terminal) -> Iterator[Swapper | None]:
+    """While the block lasts, make the GPU's engines when nobody draws, and bring them in. None: no GPU."""
     ready = opened.ready
     if ready.workshop is None:
-        yield
+        yield None
         return
     with Swapper(
         ready.workshop,
@@ -132,7 +133,7 @@ def better_engines(opened: Open, terminal: Terminal) -> Iterator[None]:
         tell=terminal.line,
     ) as swapper:
         swapper.want(ready.usual)
-        yield
+        yield swapper
 
 
 def serves(settings: Settings) -> str:
