@@ -16,6 +16,7 @@ from studio.errors import ServerError, ServerLostError, ServerStartError
 from studio.report import Report
 from studio.request import ImageRequest
 from studio.server.base import Endpoint
+from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from triton_models.diffusion.manifest import Engine
@@ -122,6 +123,26 @@ def test_nothing_is_restored_after_stop() -> None:
     with pytest.raises(ServerLostError):
         supervisor.restore()
     assert server.starts == 1
+
+
+@pytest.mark.server
+def test_stop_ends_a_start_that_is_under_way(stand_in: Repository, tmp_path: Path) -> None:
+    supervisor = Supervisor(Embedded(stand_in, tmp_path / "logs"))
+    errors: list[Exception] = []
+
+    def start() -> None:
+        try:
+            supervisor.start()
+        except ServerError as error:
+            errors.append(error)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    time.sleep(0.15)
+    supervisor.stop()
+    starting.join(timeout=20)
+    assert not starting.is_alive()
+    assert not supervisor.ready()
 
 
 def _pids(supervisor: Supervisor, word: str) -> list[int]:

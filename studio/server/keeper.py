@@ -20,8 +20,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-CHECK_SECONDS = 0.25
+LOOK_SECONDS = 1.0  # between looks for new models
+REAP_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # for models to finish what they do and save what they keep
 SHARED_MEMORY = Path("/dev/shm")
 STUB = "triton_python_backend_stub"  # runs one instance of a model
@@ -60,26 +62,27 @@ def main() -> int:
 
 def _watch(server: subprocess.Popen[bytes], asked_to_stop: int) -> bool:
     """Return True when asked to stop, False when the server or a model's process died."""
-    ended = os.pidfd_open(server.pid)
-    models: dict[int, str] = {}
-    dead: set[int] = set()
+    stdin, ended = sys.stdin.fileno(), os.pidfd_open(server.pid)
+    models: dict[int, tuple[int, str]] = {}  # descriptor → process and model
     while True:
-        ready, _, _ = select.select([sys.stdin, asked_to_stop, ended], [], [], CHECK_SECONDS)
+        ready, _, _ = select.select([stdin, asked_to_stop, ended, *models], [], [], LOOK_SECONDS)
         if ended in ready:
             _say(f"The server ended with status {server.wait()}.")
             return False
-        if ready:
+        if stdin in ready or asked_to_stop in ready:
             return True
-        dead_before, dead = dead, set()
-        for pid in _children(server.pid):
-            models[pid] = models.get(pid) or _model_of(pid)
+        for gone in ready:
+            pid, model = models.pop(gone)
+            os.close(gone)
+            time.sleep(REAP_SECONDS)  # a process that Triton itself ended, it waits for: nothing stays of it
             if status := _exit_status(pid):
-                dead.add(pid)
-                if (
-                    pid in dead_before
-                ):  # else Triton may be about to see to it itself: a model that was unloaded
-                    _say(f"The process of the model {models[pid] or '?'} died ({status}).")
-                    return False
+                _say(f"The process of the model {model} died ({status}).")
+                return False
+        known = {pid for pid, _ in models.values()}
+        for pid in _children(server.pid) - known:
+            if _stat(pid).name == STUB[:15]:
+                with contextlib.suppress(OSError):
+                    models[os.pidfd_open(pid)] = pid, _model_of(pid)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -98,34 +101,41 @@ def _reap() -> None:
             return
 
 
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found.extend(int(child) for child in children.read_text().split())
-    return found
+class _Stat(NamedTuple):
+    name: str  # at most 15 letters
+    state: str
+    parent: int
+    status: int
+
+
+def _stat(pid: int) -> _Stat:
+    """The parts of /proc/PID/stat that matter here; empty where there is no such process any more."""
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    except OSError:
+        return _Stat("", "", 0, 0)
+    fields = after.split()  # from the third of proc(5) on
+    return _Stat(before.partition("(")[2], fields[0], int(fields[1]), int(fields[49]))
+
+
+def _children(parent: int) -> set[int]:
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {pid for pid in pids if _stat(pid).parent == parent}
 
 
 def _exit_status(pid: int) -> str:
-    """How a model's process that nobody has waited for yet ended; empty while it runs, or ended well."""
-    try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
-    except OSError:
-        return ""
-    fields = rest.split()
-    state, status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
-    if STUB[:15] not in name or state not in "ZX" or status == 0:
+    """How a process that nobody has waited for ended; empty while it runs, or where it ended well."""
+    _, state, _, status = _stat(pid)
+    if state not in ("Z", "X") or status == 0:
         return ""
     return f"signal {status & 0x7F}" if status & 0x7F else f"exit status {status >> 8}"
 
 
 def _model_of(pid: int) -> str:
     # triton_python_backend_stub <repository>/<model>/<version>/model.py …
-    with contextlib.suppress(OSError, IndexError, ValueError):  # a dead process has no command line
-        program, source, *_ = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if program.endswith(STUB):
-            return source.split("/")[-3]
-    return ""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1].split("/")[-3]
+    return "?"
 
 
 def _say(line: str) -> None:

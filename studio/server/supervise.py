@@ -52,6 +52,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stop the server for good. May be called twice."""
         self._stopping.set()
+        self.server.stop()  # ends a start that is under way, which holds the lock
         with self._lock:
             self.server.stop()
         if self._watcher is not None:
@@ -110,6 +111,8 @@ class Supervisor:
                 self.restore()
                 pause = 1.0
             except ServerError as error:
+                if self._stopping.is_set():
+                    return
                 logger.error("%s", error)
                 self._tell(str(error))
                 self._stopping.wait(pause)
