@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import __version__
-from studio.errors import Cancelled, SettingsError, StudioError
+from studio.errors import Cancelled, RequestError, SettingsError, StudioError
 from studio.request import ImageRequest
 from studio.settings import Settings, option, variable
 from studio.terminal import Terminal
@@ -262,6 +262,8 @@ def _generate(asked: argparse.Namespace, settings: Settings, terminal: Terminal)
 
     given = {name: getattr(asked, f"request_{name}") for name in REQUEST_FIELDS}
     if given["image"] is not None:
+        if not given["image"].is_file():
+            raise RequestError(f"There is no picture at {given['image']}.")
         given["image"] = open_image(given["image"])
     request = ImageRequest(
         asked.prompt, **{name: value for name, value in given.items() if value is not None}
