@@ -6,9 +6,13 @@ what it would meet there, and its faults.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +199,51 @@ def test_a_build_can_be_cancelled(
     with pytest.raises(BuildCancelled, match="was cancelled"):
         build(version(order, name), cache, cancel=cancel)
     assert leftovers(cache) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_the_builder_stands_still_while_someone_draws(
+    order: Order, cache: EngineCache, tensorrt: pytest.MonkeyPatch
+) -> None:
+    tensorrt.setenv("FAKE_TRT_FAULT", "slow")
+    drawing, cancel = threading.Event(), threading.Event()
+
+    def draw_it_out() -> None:
+        with contextlib.suppress(BuildCancelled):
+            build(order, cache, cancel=cancel, busy=drawing.is_set)
+
+    work = threading.Thread(target=draw_it_out)
+    work.start()
+    wait_for(lambda: "S" in builder_states() or "R" in builder_states())
+    drawing.set()
+    wait_for(lambda: builder_states() == {"T"})
+    drawing.clear()
+    wait_for(lambda: "T" not in builder_states())
+    drawing.set()
+    wait_for(lambda: builder_states() == {"T"})
+    cancel.set()  # also out of its sleep
+    work.join(timeout=20)
+    assert builder_states() == set()
+
+
+def builder_states() -> set[str]:
+    """The states of our builders: S sleeps, R runs, T stands still."""
+    states = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"studio.engines.builder" in (process / "cmdline").read_bytes():
+                state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+                states |= {state} if int(parent) == os.getpid() else set()
+        except OSError:
+            continue
+    return states
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.02)
 
 
 def test_another_version_than_the_keys_is_not_kept(

@@ -76,7 +76,13 @@ def _from(
         plan = folder / plan_name(order.key)
         download(place, offer, cache, plan, report, cancel)
         latency = _try(order, plan, place, cache, python)
-        facts = replace(offer.facts, origin=f"fetched from {place.name}", latency_ms=latency)
+        facts = replace(
+            offer.facts,
+            origin=f"fetched from {place.name}",
+            latency_ms=latency,
+            driver=order.gpu.driver if order.gpu else "",
+            rejected="",
+        )
         entry = cache.keep(folder, order.key, facts)
     if offer.key.device == order.key.device:
         return entry, ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studio.engines import build, fetch
+from studio.engines import build, fetch, trial
 from studio.engines.cache import EngineCache
-from studio.engines.entry import Entry
+from studio.engines.entry import Entry, Unfit
 from studio.engines.key import DEFAULT_LEVEL, Profile, Target
 from studio.engines.order import Order, orders
 from studio.engines.places import Place
@@ -38,6 +38,32 @@ class Workshop:
     def orders(self, model_folder: Path, profile: Profile) -> list[Order]:
         """What ``profile`` needs of the checkpoint exported to ``model_folder``, a component each."""
         return orders(model_folder, self.target, profile, self.gpu, self.level, self.refit)
+
+    def built(self, model_folder: Path) -> dict[str, list[Entry]]:
+        """The engines of this checkpoint that were made for this target before, by component: of every
+        size, each checked, and tried again where the driver has changed since."""
+        found: dict[str, list[Entry]] = {}
+        entries = self.cache.entries()
+        for order in self.orders(model_folder, Profile.fixed(1, 1, 1)):
+            for entry in entries:
+                own = replace(order, key=replace(order.key, profile=entry.key.profile))
+                if own.key != entry.key or entry.facts.rejected:
+                    continue
+                checked = self.cache.look_up(entry.key)
+                if isinstance(checked, Entry) and self._still_runs(own, checked):
+                    found.setdefault(order.component.name, []).append(checked)
+        return found
+
+    def _still_runs(self, order: Order, entry: Entry) -> bool:
+        if self.gpu is None or entry.facts.driver == self.gpu.driver:
+            return True
+        try:
+            trial.time_plan(order, entry.plan, self.cache, self.python)
+        except Unfit as unfit:
+            self.cache.set_engine_aside(entry.folder, f"since the driver is {self.gpu.driver}, {unfit}")
+            return False
+        self.cache.note(entry, driver=self.gpu.driver)
+        return True
 
     def obtain(
         self,
