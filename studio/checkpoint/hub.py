@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.checkpoint.blob import fetch_blob
 from studio.checkpoint.checkpoint import Checkpoint
 from studio.checkpoint.families import refuse_pipeline
 from studio.checkpoint.folder import CONFIGS, WEIGHTS, inspect_folder
@@ -26,7 +27,7 @@ def is_hub_id(model: str) -> bool:
 def fetch(hub_id: str, report: Report) -> Checkpoint:
     """The checkpoint ``owner/name`` from the Hub's cache on this machine, downloading what is missing.
 
-    Files that an earlier, interrupted download finished are kept. Raises CheckpointError.
+    A download that was cut goes on where it stopped. Raises CheckpointError.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -70,8 +71,8 @@ def _download(hub_id: str, report: Report) -> Path:
     total = sum(file.size or 0 for file in wanted)
     done = 0
     for file in wanted:
-        progress = _progress(hub_id, done, total, report)
-        hf_hub_download(hub_id, file.rfilename, revision=info.sha, tqdm_class=progress)
+        fetch_blob(hub_id, file.rfilename, str(info.sha), _progress(hub_id, done, total, report))
+        hf_hub_download(hub_id, file.rfilename, revision=info.sha)  # finds the blob, and links to it
         done += file.size or 0
     return index.parent
 
@@ -151,12 +152,12 @@ def _explain(hub_id: str, error: Exception) -> CheckpointError:
     if isinstance(error, OSError) and error.errno is not None and error.errno in (28, 30, 13):
         return CheckpointError(
             f"{hub_id} could not be written to disk: {error.strerror}.",
-            state="The files that were finished are kept.",
+            state="What was downloaded so far is kept.",
             hint="Free some space, or name another folder with HF_HOME.",
         )
     return CheckpointError(
         f"{hub_id} is not on this machine yet and could not be downloaded: {_first_line(error)}",
-        state="The files that were finished are kept.",
+        state="What was downloaded so far is kept.",
         hint="Check the network connection and start again.",
     )
 
