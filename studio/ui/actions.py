@@ -215,8 +215,7 @@ class Actions:
         }
         if job.result is not None:
             return updates | {
-                self._out.stage: stage.finished(job.result, self._studio.history),
-                self._out.notice: stage.notice(warnings=job.result.warnings) + self._offer(job.result),
+                self._out.stage: stage.finished(job.result, self._studio.history, self._offer(job.result)),
                 self._out.waterfall: waterfall(job.result.spans),
                 self._out.strip: gallery.strip(self._studio.history),
             }
@@ -229,7 +228,9 @@ class Actions:
         return updates
 
     def _offer(self, result: ImageResult) -> str:
-        return engines_ui.offer(self._engines, result) if self._engines else ""
+        if self._engines is None:
+            return ""
+        return engines_ui.offer(self._engines, result, self._studio.model.vae_scale_factor)
 
     def _start_of(self, recipe: infotext.Recipe) -> Path | None:
         """The start image that a text names, when this studio still has it."""

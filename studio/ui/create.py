@@ -191,7 +191,7 @@ def _connect(
     }
     controls.start.change(None, **carry)
     controls.start.upload(None, **carry).then(actions.opened, controls.start_file, written, **quiet)
-    outputs.notice.make(actions.make, None, written, **quiet)
+    outputs.stage.make(actions.make, None, written, **quiet)
     outputs.notice.restore(actions.restore, controls.start_file, written, **quiet)
     restore.upload(actions.restore, restore, written, **quiet)
     controls.start.change(

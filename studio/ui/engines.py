@@ -10,8 +10,6 @@ from studio.engines.swap import Status
 from studio.request import ImageResult
 from studio.ui import stage
 
-PIXELS_PER_LATENT = 8
-
 
 class Engines(Protocol):
     """What makes engines while the studio serves: a Swapper."""
@@ -41,10 +39,10 @@ def line(status: Status) -> str:
     return f'<p role="status">{escape(status.message)}{bar}</p>'
 
 
-def offer(engines: Engines, result: ImageResult) -> str:
-    """The offer to make an engine for the size of these pictures; empty where none would help."""
+def offer(engines: Engines, result: ImageResult, scale: int) -> str:
+    """The offer of an engine for pictures like these, ``scale`` pixels a latent; empty where none helps."""
     count, rows, columns = result.images.shape[:3]
-    size = (count, rows // PIXELS_PER_LATENT, columns // PIXELS_PER_LATENT)
+    size = (count, rows // scale, columns // scale)
     if engines.offer(*size) is None:
         return ""
     return stage.offer(

@@ -57,8 +57,8 @@ def working(job: Job, ahead: int) -> str:
     )
 
 
-def finished(result: ImageResult, history: History) -> str:
-    """The pictures of a request, each with what can be done with it."""
+def finished(result: ImageResult, history: History, offered: str = "") -> str:
+    """The pictures of a request, each with what can be done with it, and what is to be said of them."""
     pictures = [history.find(file) for file in result.files]
     if any(pictures) and len(pictures) == len(result.seeds):
         frames = "".join(_kept(picture) for picture in pictures if picture)
@@ -67,7 +67,9 @@ def finished(result: ImageResult, history: History) -> str:
             _unkept(pixels, seed) for pixels, seed in zip(result.images, result.seeds, strict=True)
         )
     facts = [_seeds(result.seeds), summary(result.spans), result.engine, result.model]
-    return _shown(frames, result.request, len(result.seeds), facts, [str(file) for file in result.files])
+    return _shown(frames, result.request, len(result.seeds), facts, [str(file) for file in result.files]) + (
+        f'<div class="remarks">{notice(warnings=result.warnings)}{offered}</div>'
+    )
 
 
 def kept(picture: Picture) -> str:

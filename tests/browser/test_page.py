@@ -197,7 +197,7 @@ def test_errors_are_sentences_and_clear_nothing(page, serve):
 def test_warnings_are_shown_with_the_picture(page, serve):
     page.goto(serve(warnings=("The last 4 words did not fit and were left out.",)).url)
     page.click(GENERATE)
-    expect(page.get_by_role("status").filter(has_text="4 words did not fit")).to_be_visible()
+    expect(page.locator(".remarks").get_by_text("4 words did not fit")).to_be_visible()
     expect(page.locator(DONE)).to_be_visible()
 
 
