@@ -9,8 +9,8 @@ from pathlib import Path
 from studio.checkpoint import Checkpoint, resolve
 from studio.engines import cpu
 from studio.engines.cache import EngineCache
-from studio.engines.entry import Entry
 from studio.engines.export import export, exported
+from studio.engines.flavour import TENSORRT
 from studio.engines.key import Profile, Target
 from studio.engines.places import place
 from studio.engines.workshop import Workshop
@@ -63,7 +63,7 @@ def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
         wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
         choice = cpu.choose(wanted, folder, settings.cache_dir, threads(settings), stage.report)
         engines = cpu.engines(choice)
-        workshop = _workshop(settings, here)
+        workshop = _workshop(settings, here, stage.report)
         built = _built(workshop, checkpoint, settings) if workshop else {}
         for component, found in built.items():
             engines[component] = (*found, *engines[component])
@@ -73,9 +73,9 @@ def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
                 f"{sum(map(len, built.values()))} built" if built else "to be built while the studio is idle"
             )
             stage.outcome = (
-                f"{here.engine.flavour} {here.engine.precision} ({state}); until then {choice.label}"
+                f"{workshop.target.flavour} {workshop.target.precision} ({state}); until then {choice.label}"
             )
-    if here.engine.missing:
+    if here.engine.missing and here.runtime == EMBEDDED:
         terminal.line(f"This GPU could draw with {here.engine.flavour}: {here.engine.missing}")
     return Prepared(settings, checkpoint, folder, engines, workshop)
 
@@ -85,12 +85,22 @@ def threads(settings: Settings) -> int:
     return settings.threads or cpu.physical_cores()
 
 
-def _workshop(settings: Settings, here: Machine) -> Workshop | None:
-    """Where this machine's GPU engines are made. A container makes its own."""
-    if here.gpu is None or not here.engine.version or here.runtime != EMBEDDED:
+def _workshop(settings: Settings, here: Machine, report: Report) -> Workshop | None:
+    """Where this machine's GPU engines are made: here, or in the container that is to run them."""
+    if here.gpu is None:
         return None
-    places = [place(named) for named in settings.engine_sources]
-    return Workshop(EngineCache(settings.cache_dir), Target.of(here.gpu, here.engine), here.gpu, places)
+    cache, places = EngineCache(settings.cache_dir), [place(named) for named in settings.engine_sources]
+    if here.runtime == EMBEDDED:
+        if not here.engine.version:
+            return None
+        return Workshop(cache, Target.of(here.gpu, here.engine), here.gpu, places)
+    from studio.server import container  # docker is imported only where it is used
+
+    toolbox = container.open_toolbox(here.gpu, settings.image, settings.cache_dir, report)
+    if toolbox is None:
+        return None
+    choice = replace(here.engine, flavour=TENSORRT, version=toolbox.version)
+    return Workshop(cache, Target.of(here.gpu, choice), here.gpu, places, python=toolbox.python)
 
 
 def _built(workshop: Workshop, checkpoint: Checkpoint, settings: Settings) -> dict[str, list[Engine]]:
@@ -98,14 +108,4 @@ def _built(workshop: Workshop, checkpoint: Checkpoint, settings: Settings) -> di
     folder = exported(checkpoint, settings.cache_dir, workshop.target.precision)
     if folder is None:
         return {}
-    found: dict[str, list[Engine]] = {}
-    entries = workshop.cache.entries()
-    for order in workshop.orders(folder, Profile.fixed(1, 1, 1)):
-        for entry in entries:
-            ours = replace(order.key, profile=entry.key.profile) == entry.key
-            if not ours or entry.facts.rejected:
-                continue
-            checked = workshop.cache.look_up(entry.key)
-            if isinstance(checked, Entry):
-                found.setdefault(order.component.name, []).append(checked.engine)
-    return found
+    return {name: [entry.engine for entry in entries] for name, entries in workshop.built(folder).items()}

@@ -26,7 +26,7 @@ class ImageRequest:
     width: int | None = None
     height: int | None = None
     num_images: int = 1
-    image: Pixels | None = field(default=None, compare=False)  # [height, width, 3] RGB: makes it image to image
+    image: Pixels | None = field(default=None, compare=False)  # [height, width, 3] RGB to start from
     strength: float = 0.6
 
 

@@ -3,5 +3,6 @@
 from studio.server.container.blueprint import Settings
 from studio.server.container.engine import Verdict, judge
 from studio.server.container.server import ContainerServer
+from studio.server.container.toolbox import Toolbox, open_toolbox
 
-__all__ = ["ContainerServer", "Settings", "Verdict", "judge"]
+__all__ = ["ContainerServer", "Settings", "Toolbox", "Verdict", "judge", "open_toolbox"]

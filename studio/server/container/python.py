@@ -26,7 +26,7 @@ from docker.utils.socket import STDOUT, frames_iter
 
 from studio.errors import DockerError
 from studio.server.container import engine
-from studio.server.container.blueprint import INSIDE, user
+from studio.server.container.blueprint import INSIDE
 from studio.server.container.refusals import explain
 
 CODE = Path(__file__).parents[3]  # studio/ and triton_models/
@@ -63,7 +63,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: Path, gpu: str) -> int:
     api = client.api
-    uid, gid = user()
     host = api.create_host_config(
         binds={
             str(CODE): {"bind": str(CODE_INSIDE), "mode": "ro"},
@@ -81,7 +80,7 @@ def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: 
         image_id,
         command,
         entrypoint=[],
-        user=f"{uid}:{gid}",
+        user=_this_user(),  # what it builds goes into this user's cache
         working_dir=str(CODE_INSIDE),
         environment={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         labels={"org.triton-studio.image": "python"},
@@ -103,6 +102,10 @@ def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: 
             out.buffer.write(data)
             out.flush()
         return int(ended.result()["StatusCode"])
+
+
+def _this_user() -> str:
+    return f"{os.getuid()}:{os.getgid()}" if hasattr(os, "getuid") else ""
 
 
 def _feed(attached: Any) -> None:
