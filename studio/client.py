@@ -65,22 +65,22 @@ class TritonClient:
         """
         model = TEXT_TO_IMAGE if request.image is None else IMAGE_TO_IMAGE
         yield Progress("text_encode", 0, request.steps)
-        finished = False
+        drawn: RawResult | None = None
         for result in self._stream(model, _inputs(request), cancel):
             images = result.as_numpy("image")
             if images is not None:
-                finished = True
-                yield _raw_result(images, result)
-            else:
-                step = _progress(result)
-                yield step
-                if step.step == step.steps:
-                    yield replace(step, stage="decode")
-        if not finished:
+                drawn = _raw_result(images, result)
+                continue
+            step = _progress(result)
+            yield step
+            if step.step == step.steps:
+                yield replace(step, stage="decode")
+        if drawn is None:
             raise ServerError(
                 "The server ended the request without a picture.",
                 hint="Press Generate again; the server's log may say more.",
             )
+        yield drawn
 
     def ready(self) -> bool:
         """Whether the server answers."""

@@ -63,6 +63,7 @@ class Studio:
         self._server = server
         self._connect = connect
         self._client: Client | None = None
+        self._address = ""
         self._drawing = 0
         self._lock = threading.Lock()
 
@@ -159,9 +160,10 @@ class Studio:
         )
 
     def _connected(self) -> Client:
+        address = self._server.endpoint.address
         with self._lock:
-            if self._client is None:
-                self._client = self._connect(self._server.endpoint.address)
+            if self._client is None or self._address != address:  # started again, it listens elsewhere
+                self._client, self._address = self._connect(address), address
             return self._client
 
     def _keep(self, result: ImageResult, asked_at: float) -> ImageResult:

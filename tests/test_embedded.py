@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -18,7 +19,7 @@ import pytest
 from conftest import STAND_IN
 
 from studio.client import TritonClient
-from studio.errors import ServerStartError
+from studio.errors import ServerError, ServerStartError
 from studio.report import silent
 from studio.server import leftovers
 from studio.server.embedded import Embedded
@@ -145,6 +146,14 @@ def test_models_see_their_engines(stand_in: Repository, tmp_path: Path) -> None:
     assert (tmp_path / "models" / "denoiser" / "2" / "model.py").exists()
     stand_in.write(tmp_path / "again")
     assert EngineSet.load(tmp_path / "again" / "denoiser" / "1").engines == [other]
+
+
+def test_a_version_that_cannot_be_written_changes_nothing(stand_in: Repository, tmp_path: Path) -> None:
+    stand_in.write(tmp_path / "models")
+    shutil.rmtree(tmp_path / "models" / "denoiser")
+    with pytest.raises(ServerError, match="could not be put before the server"):
+        stand_in.replace("denoiser", [Engine("tensorrt", "x.plan", "fp16")], tmp_path / "models")
+    assert not stand_in.engines
 
 
 def test_a_model_that_does_not_load_is_named_with_its_reason(

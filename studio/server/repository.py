@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from studio.errors import ServerError
 from triton_models.diffusion.manifest import Engine, EngineSet
 
 MODELS = Path(__file__).parents[2] / "triton_models"
@@ -39,13 +40,25 @@ class Repository:
 
         Triton serves it from the next ``load_model`` on, and the version before it until then.
         """
-        self.engines = {**self.engines, component: tuple(engines)}
-        latest = max(int(folder.name) for folder in (target / component).iterdir() if folder.name.isdigit())
+        previous, self.engines = self.engines, {**self.engines, component: tuple(engines)}
+        try:
+            return self._add_version(component, target / component)
+        except OSError as error:
+            self.engines = previous
+            raise ServerError(
+                f"The new engine could not be put before the server: {error.strerror or error}.",
+                state="The one before goes on serving.",
+                hint=f"Make room in {target}.",
+            ) from error
+
+    def _add_version(self, component: str, folder: Path) -> int:
+        latest = max(int(version.name) for version in folder.iterdir() if version.name.isdigit())
         # Triton may look at any moment, so the version appears whole.
-        draft = target / component / f"draft-{latest + 1}"
-        shutil.copytree(target / component / str(latest), draft, ignore=_IGNORED)
+        draft = folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(folder / str(latest), draft, ignore=_IGNORED)
         self._describe(component, draft)
-        draft.rename(target / component / str(latest + 1))
+        draft.rename(folder / str(latest + 1))
         return latest + 1
 
     def _describe(self, model: str, version: Path) -> None:
