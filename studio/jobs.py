@@ -16,8 +16,8 @@ from studio.request import ImageRequest, ImageResult, Progress
 
 logger = logging.getLogger(__name__)
 
-# Finished jobs that a page may still come back for; their pictures are in the history anyway.
-FINISHED_KEPT = 32
+# Finished jobs that a page may still come back for, with their pixels; their pictures are in the history.
+FINISHED_KEPT = 8
 
 
 @dataclass(eq=False)

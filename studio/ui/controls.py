@@ -134,13 +134,11 @@ def slider(field: fields.Field, label: str, step: float, **options: Any) -> gr.S
     )
 
 
-def side(field: fields.Field, label: str, value: int) -> gr.Number:
-    """One side of the picture, in pixels."""
+def side(label: str, value: int) -> gr.Number:
+    """One side of the picture, in pixels; the pipelines say in their own words what it may be."""
     return gr.Number(
         value,
         label=label,
-        minimum=field.low,
-        maximum=field.high,
         step=fields.SIZE_MULTIPLE,
         precision=0,
         min_width=80,

@@ -106,8 +106,8 @@ def _settings(studio: Studio, prompt: gr.Textbox, negative: gr.Textbox) -> Contr
     with gr.Group(elem_id="size"):
         shape = gr.Radio([*presets, CUSTOM], value="Square", label="Size", elem_id="shape")
         with gr.Row():
-            width = side(fields.WIDTH, "Width", studio.model.default_width)
-            height = side(fields.HEIGHT, "Height", studio.model.default_height)
+            width = side("Width", studio.model.default_width)
+            height = side("Height", studio.model.default_height)
     steps = slider(fields.STEPS, "Steps", 1, elem_id="steps")
     guidance = slider(fields.GUIDANCE, "Guidance", 0.5, elem_id="guidance")
     with gr.Row(elem_id="seeds"):

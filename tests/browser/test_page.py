@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from studio.engines.key import Profile
 from studio.engines.swap import Status
-from studio.errors import ServerError
+from studio.errors import RequestError, ServerError
 from studio.history import History
 from studio.image import open_image, write_png
 from studio.request import ImageRequest, ImageResult
@@ -304,6 +304,31 @@ def test_lock_keeps_the_seed_and_roll_makes_a_new_one(page, serve):
     expect(page.locator(".strip [data-do=pick]")).to_have_count(3)
     first, second, third = (request.seed for request in served.client.asked)
     assert first == second != third
+
+
+def test_markup_in_a_prompt_is_text(page, serve):
+    words = """{{#if}} {{value}} ${1+1} </textarea><img src=x onerror="document.title='owned'"> `'\\"&amp;"""
+    served = serve()
+    page.goto(served.url)
+    write(page, words)
+    page.click(GENERATE)
+    expect(page.locator(DONE)).to_be_visible()
+    expect(page.locator(".stage figure img")).to_have_attribute("alt", words)
+    assert page.title() == "Triton Studio"
+    page.reload()
+    page.locator(".strip [data-do=pick]").click()
+    expect(page.locator("#prompt textarea")).to_have_value(words)
+    assert served.client.asked[0].prompt == words
+
+
+def test_odd_sizes_reach_the_pipelines_that_explain_them(page, serve):
+    served = serve(faults=[RequestError("width is 7; it must be a multiple of 8 between 64 and 2048.")])
+    page.goto(served.url)
+    page.locator("#width input").fill("7")
+    page.click(GENERATE)
+    expect(page.get_by_role("alert")).to_contain_text("width is 7")
+    assert served.client.asked[0].width == 7
+    expect(page.locator("#width input")).to_have_value("7")
 
 
 def test_a_batch_is_shown_whole(page, serve):
