@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from studio.server.container import image, python
+from studio.server.container import image, toolbox
 from tests.test_container import IMAGE, engine
 
 __all__ = ["engine"]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 @pytest.fixture
 def prefix(engine: docker.DockerClient, tmp_path: Path) -> list[str]:
     tmp_path.chmod(0o777)
-    return python.prefix(image.ensure(engine, IMAGE, lambda *_: None).id, tmp_path)
+    return toolbox.prefix(image.ensure(engine, IMAGE, lambda *_: None).id, tmp_path)
 
 
 def left(engine: docker.DockerClient) -> list[object]:

@@ -35,12 +35,6 @@ CACHE_INSIDE = INSIDE / "cache"
 CHUNK_BYTES = 4096
 
 
-def prefix(image_id: str, cache_dir: Path, gpu_uuid: str = "") -> list[str]:
-    """What to put before Python's arguments to have them run inside the image."""
-    gpu = ["--gpu", gpu_uuid] if gpu_uuid else []
-    return [sys.executable, "-m", __spec__.name, "--image", image_id, "--cache", str(cache_dir), *gpu, "--"]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run Python inside; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
