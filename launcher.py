@@ -96,7 +96,7 @@ def _studio():
 
 
 def _state(extras):
-    """``ready``, or what is wrong with ``.venv``: ``missing``, ``broken`` or ``outdated``."""
+    """``ready``, or what is wrong with ``.venv``: ``missing``, ``broken``, ``damaged`` or ``outdated``."""
     if not os.path.lexists(VENV):
         return "missing"
     if os.path.exists(UNFINISHED) or not os.path.exists(PYTHON):
@@ -104,9 +104,10 @@ def _state(extras):
     stamp = _stamp()
     if stamp is None:  # made by hand, perhaps
         return "outdated" if _probe(PYTHON)[0] in VERSIONS else "broken"
-    if set(stamp["contents"]) - set(_contents()):
-        return "broken"
-    if stamp["pins"] != _pins(stamp["extras"]) or set(extras) - set(stamp["extras"]):
+    lacking = set(stamp["contents"]) - set(_contents())
+    if any(not name.endswith(".dist-info") for name in lacking):
+        return "damaged"
+    if lacking or stamp["pins"] != _pins(stamp["extras"]) or set(extras) - set(stamp["extras"]):
         return "outdated"
     return "ready"
 
@@ -158,16 +159,18 @@ def _install(state, extras, lock):
     if state == "missing":
         _say("First run: making .venv and installing the studio's packages.")
     elif state == "broken":
-        _say("The packages in .venv are damaged or were not installed to the end: making it again.")
+        _say("The packages in .venv were not installed to the end, or Python is gone: making it again.")
+    elif state == "damaged":
+        _say("Packages in .venv are damaged: installing them again.")
     else:
         _say("Bringing the packages in .venv up to date.")
     uv = _find_uv()
-    if state != "outdated":
+    if state in ("missing", "broken"):
         _make_venv(uv, lock)
     _touch(UNFINISHED)
     if os.path.exists(STAMP):
         os.remove(STAMP)
-    _install_packages(uv, requirements(extras), lock)
+    _install_packages(uv, requirements(extras), state == "damaged", lock)
     with open(STAMP, "w") as file:
         json.dump({"pins": _pins(extras), "extras": extras, "contents": _contents()}, file)
     os.remove(UNFINISHED)
@@ -194,13 +197,16 @@ def _make_venv(uv, lock):
     _run(command, lock)
 
 
-def _install_packages(uv, wanted, lock):
+def _install_packages(uv, wanted, again, lock):
+    common = ["--constraint", CONSTRAINTS] + (
+        [] if not again else ["--reinstall" if uv else "--force-reinstall"]
+    )
     if not uv:
         quiet = ["--no-input", "--no-compile", "--progress-bar", "off", "--disable-pip-version-check"]
-        _run([PYTHON, "-m", "pip", "install", *quiet, "--constraint", CONSTRAINTS, *wanted], lock)
+        _run([PYTHON, "-m", "pip", "install", *quiet, *common, *wanted], lock)
         return
     sources = _pip_sources()
-    command = [uv, "pip", "install", "--no-progress", "--python", PYTHON, "--constraint", CONSTRAINTS]
+    command = [uv, "pip", "install", "--no-progress", "--python", PYTHON, *common]
     if EMBEDDED and not sources:
         # PyTorch only exports here, on the CPU: without its CUDA libraries it is gigabytes smaller.
         try:

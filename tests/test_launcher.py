@@ -157,6 +157,17 @@ def test_a_damaged_environment_is_made_again(installed: Checkout, damage: str) -
     assert checkout.run()[1] == ""
 
 
+def test_a_package_exchanged_by_hand_is_brought_back(installed: Checkout) -> None:
+    command = [installed.venv / "bin" / "python", "-m", "pip", "install", "-q", "--no-index"]
+    subprocess.run([*command, "--find-links", installed.wheels, "tiny==2.0"], check=True)
+    mark = installed.venv / "running"
+    mark.touch()
+    facts, told = installed.run()
+    assert facts["tiny"] == "1.0"
+    assert "up to date" in told
+    assert mark.exists()  # nothing was taken away from a studio that may be running
+
+
 def test_an_environment_made_by_hand_is_adopted(checkout: Checkout) -> None:
     subprocess.run([sys.executable, "-m", "venv", checkout.venv], check=True)
     mark = checkout.venv / "mine"
@@ -183,7 +194,7 @@ def test_killed_while_installing_is_mended_by_the_next_start(checkout: Checkout)
     first.communicate()
     facts, told = checkout.run()
     assert facts["tiny"] == "1.0"
-    assert "were not installed to the end" in told
+    assert "not installed to the end" in told
 
 
 def test_no_package_to_be_had_is_said_and_tried_again(checkout: Checkout) -> None:

@@ -105,6 +105,7 @@ def choose(
     *,
     cpu_flags: frozenset[str] | None = None,
     judge: Judge | None = None,
+    version_of: Callable[[str], str] = installed,
 ) -> CpuChoice:
     """The CPU's engine for one exported checkpoint. ``wanted`` is ``auto`` or a flavour.
 
@@ -113,7 +114,7 @@ def choose(
     """
     if wanted == ONNX_RUNTIME:
         return CpuChoice(ONNX_RUNTIME, "fp32", "asked for by --engine")
-    if not installed(OPENVINO):
+    if not version_of(OPENVINO):
         if wanted == OPENVINO:
             raise SettingsError("OpenVINO is not installed.", hint="Use --engine auto.")
         return CpuChoice(ONNX_RUNTIME, "fp32", "OpenVINO does not exist for this machine")
