@@ -137,7 +137,7 @@ def _precision(gpu: Gpu | None, wide_range: bool) -> tuple[str, str]:
     if gpu is not None and "GTX 16" in gpu.name:
         return "fp32", f"{gpu.name} gives black pictures in fp16"
     if not wide_range:
-        return "fp16", "half the memory and the fastest on every RTX card"
+        return "fp16", "half the memory, and the fastest on tensor cores"
     if gpu is not None and gpu.capability >= (8, 0):
         return "bf16", "this checkpoint's values leave fp16's range; bf16 holds them"
     return "fp32", "this checkpoint's values leave fp16's range, and bf16 needs compute capability 8.0"
