@@ -119,7 +119,7 @@ class Settings:
     )
     engine_sources: tuple[str, ...] = _knob(
         (),
-        "where to look for built engines before building: folders, URLs or hf:owner/repository, with commas between",
+        "where to look for engines before building: folders, URLs or hf:owner/repository, comma between",
         _sources,
     )
     data_dir: Path = _knob(  # noqa: RUF009
