@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import gradio as gr
 
 from studio import infotext
 from studio.errors import StudioError
-from studio.generate import SEED_BITS, Studio
+from studio.generate import Studio
 from studio.image import open_image, read_text
 from studio.jobs import Job, Jobs
 from studio.request import ImageResult
@@ -185,10 +184,6 @@ class Actions:
         """More of what was made."""
         shown += gallery.PAGE
         return {self._out.shown: shown, self._out.strip: gallery.strip(self._studio.history, shown)}
-
-    def roll(self) -> tuple[str, bool]:
-        """A new seed, kept."""
-        return str(random.getrandbits(SEED_BITS)), True
 
     async def _follow(self, job: Job) -> AsyncIterator[Updates]:
         version, said = -1, ""

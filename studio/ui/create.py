@@ -25,26 +25,10 @@ from studio.ui.engines import Engines, line
 from triton_models.diffusion import fields
 
 # Buttons inside our own HTML: data-do names the event, data-of what it is about.
+# (gr.HTML knows its events by finding their names in this text.)
 _EVENTS_OF_BUTTONS = """
-let scrolled = 0;
 const events = ['pick', 'start', 'reuse', 'discard', 'older', 'clear', 'restore', 'make'];
-element.addEventListener('click', (click) => {
-  const button = click.target.closest('[data-do]');
-  if (!button) return;
-  if (button.dataset.do === 'dismiss') button.parentElement.remove();
-  else if (button.dataset.do === 'example') window.studio.say(button.dataset.words);
-  else if (button.dataset.do === 'pick') {
-    element.querySelector('[aria-current]')?.removeAttribute('aria-current');
-    button.setAttribute('aria-current', 'true');
-  }
-  else if (button.dataset.do === 'older') scrolled = button.closest('ul').scrollLeft;
-  if (events.includes(button.dataset.do)) trigger(button.dataset.do, {of: button.dataset.of});
-});
-watch('value', () => {  // older pictures come where the artist is, a new one is scrolled to
-  const strip = element.querySelector('.strip');
-  if (strip) strip.scrollLeft = scrolled;
-  scrolled = 0;
-});
+window.studio.listen(element, (name, of) => { if (events.includes(name)) trigger(name, {of}); }, watch);
 """
 _OWNER_LAST = "(...values) => [...values.slice(0, -1), window.studio.owner]"
 

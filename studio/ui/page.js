@@ -28,6 +28,29 @@ window.studio = (() => {
     box.focus();
   };
 
+  // Buttons inside the studio's own HTML.
+  const listen = (element, tell, watch) => {
+    let scrolled = 0;
+    element.addEventListener("click", (click) => {
+      const button = click.target.closest("[data-do]");
+      if (!button) return;
+      const { do: name, of, words } = button.dataset;
+      if (name === "dismiss") button.parentElement.remove();
+      if (name === "example") say(words);
+      if (name === "older") scrolled = button.closest("ul").scrollLeft;
+      if (name === "pick") {
+        element.querySelector("[aria-current]")?.removeAttribute("aria-current");
+        button.setAttribute("aria-current", "true");
+      }
+      tell(name, of);
+    });
+    watch("value", () => {  // older pictures come where the artist is, a new one is scrolled to
+      const strip = element.querySelector(".strip");
+      if (strip) strip.scrollLeft = scrolled;
+      scrolled = 0;
+    });
+  };
+
   const press = (id) => document.querySelector(id)?.click();
   document.addEventListener("keydown", (key) => {
     if (key.key === "Enter" && (key.ctrlKey || key.metaKey)) { key.preventDefault(); press("#generate"); }
@@ -63,5 +86,5 @@ window.studio = (() => {
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  return { owner, keepDraft, draft, say, toggleTheme };
+  return { owner, keepDraft, draft, listen, toggleTheme };
 })();

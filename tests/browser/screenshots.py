@@ -94,7 +94,7 @@ def drawing(page: Page) -> None:
     page.locator("#steps input[type=number]").fill("40")
     page.click("#generate")
     page.wait_for_function("() => +document.querySelector('.stage.working')?.dataset.step >= 18")
-    keep(page, "drawing.png")
+    keep(page, "create.png")
     page.wait_for_selector(".stage.done")
 
 
