@@ -166,16 +166,18 @@ def _why_not(error: pynvml.NVMLError) -> str:
 def choose(found: Detection, wanted: str = "auto") -> tuple[Gpu, ...]:
     """The GPUs to use: ``wanted`` is ``auto``, ``all``, an index or a UUID (or its beginning).
 
-    ``auto`` takes the one with the most memory, then the newest, then the first. Empty where there is no GPU.
+    ``auto`` takes the one with the most memory, then the newest, then the first; ``all`` that one and those
+    of its kind, because engines are made for one kind. Empty where there is no GPU.
     Raises SettingsError when a GPU is named that is not there.
     """
-    if wanted == "auto":
+    if wanted in ("auto", "all"):
         best = max(
             found.gpus, key=lambda gpu: (gpu.memory_total // GIB, gpu.capability, -gpu.index), default=None
         )
-        return (best,) if best else ()
-    if wanted == "all":
-        return found.gpus
+        if best is None:
+            return ()
+        alike = [gpu for gpu in found.gpus if gpu.name == best.name and gpu != best]
+        return (best, *alike) if wanted == "all" else (best,)
     by_index = [gpu for gpu in found.gpus if wanted == str(gpu.index)]
     named = by_index or [gpu for gpu in found.gpus if len(wanted) >= 8 and gpu.uuid.startswith(wanted)]
     if not named:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,7 +201,14 @@ def test_choosing_among_two_unlike_gpus() -> None:
     assert gpu.choose(found) == (big,)
     assert gpu.choose(found, "0") == (small,)
     assert gpu.choose(found, "GPU-3060aaaa") == (small,)
-    assert gpu.choose(found, "all") == (small, big)
+    assert gpu.choose(found, "all") == (big,)  # engines are made for one kind
+
+
+def test_choosing_all_of_several_alike() -> None:
+    twin = replace(RTX_4090, uuid="GPU-4090aaaa-0002")
+    first, _, second = found = gpu.detect(FakeNvml([RTX_4090, RTX_3060_LAPTOP, twin]), wsl=False).gpus
+    assert gpu.choose(gpu.Detection(found), "all") == (first, second)
+    assert gpu.choose(gpu.Detection(found)) == (first,)
 
 
 def test_a_child_sees_only_the_chosen_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
