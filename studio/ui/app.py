@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
+import sys
+import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from html import escape
@@ -115,11 +118,16 @@ def launch(
         jobs.close()
         raise SettingsError(f"Port {port} is taken.", hint="Choose another one with --port.") from error
     public = _share(blocks, report) if share else ""
-    if browser:
-        import webbrowser
-
+    if browser and _has_desktop():
         webbrowser.open(url)
     return Page(url, public, password, blocks, jobs)
+
+
+def _has_desktop() -> bool:
+    # Without one, a text browser would take over the terminal that the studio speaks in.
+    if sys.platform != "linux" or "microsoft" in platform.release().lower():
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _share(blocks: gr.Blocks, report: Report) -> str:
