@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -13,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,15 +109,25 @@ def running(embedded_platform: None, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_only_this_user_can_reach_it(running: Path) -> None:
     assert stat.S_IMODE(running.stat().st_mode) == 0o700
-    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    pids = _pids_of(running.name)
-    ours = [line.split()[3] for line in listening.splitlines() if _pids_in(line) & pids]
-    assert len(ours) == 1, "metrics only"
-    assert ours[0].startswith("127.0.0.1:")
+    addresses = _listening(_pids_of(running.name))
+    assert len(addresses) == 1, "metrics only"
+    assert addresses[0].startswith("0100007F:"), "127.0.0.1 as the kernel writes it"
 
 
-def _pids_in(line: str) -> set[int]:
-    return {int(pid) for pid in re.findall(r"pid=(\d+)", line)}
+def _listening(pids: set[int]) -> list[str]:
+    """The addresses on which these processes accept TCP connections, as in /proc/net/tcp."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(descriptor))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = fields = line.split()
+            if state == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.append(local)
+    return found
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(running: Path) -> None:
