@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from studio.checkpoint import load, resolve
 from studio.errors import CheckpointError
@@ -152,6 +152,20 @@ def test_truncated_weights_are_refused(folder: Path, size: int) -> None:
     assert "damaged" in refusal(folder)
 
 
+def test_weights_that_lack_tensors_are_refused(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    del tensors["conv_out.weight"]
+    save_file(tensors, weights(folder))
+    with pytest.raises(CheckpointError, match="685 of the 686 tensors of its unet"):
+        load(resolve(str(folder)))
+
+
+def test_weights_that_do_not_fit_their_configuration_are_said(folder: Path) -> None:
+    edit(folder / "unet" / "config.json", cross_attention_dim=96)
+    with pytest.raises(CheckpointError, match="could not be loaded"):
+        load(resolve(str(folder)))
+
+
 def test_garbage_weights_are_refused(folder: Path) -> None:
     size = weights(folder).stat().st_size
     weights(folder).write_bytes((100).to_bytes(8, "little") + b"\xff" * (size - 8))
@@ -196,10 +210,15 @@ def test_a_yaml_beside_an_sd2_file_is_believed(tmp_path: Path) -> None:
 
 
 def test_without_its_vocabulary_a_single_file_says_where_to_get_it(tmp_path: Path) -> None:
+    """In a process of its own, which reads that there is no network when it imports the Hub's client."""
     file = tiny.save_single_file(tiny.pipeline("sd1"), tmp_path / "model.safetensors")
     shutil.rmtree(tmp_path / "tokenizer")
-    with pytest.raises(CheckpointError, match=r"vocab\.json and merges\.txt"):
-        load(resolve(str(file)))
+    code = "import sys; from studio.checkpoint import load, resolve; load(resolve(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "CheckpointError: model.safetensors does not carry the vocabulary" in done.stderr
+    assert f"put vocab.json and merges.txt of that model into {tmp_path / 'tokenizer'}" in done.stderr
 
 
 @pytest.mark.parametrize(

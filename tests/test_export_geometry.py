@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +76,21 @@ def _save_sd15(folder: Path) -> None:
     pipeline.save_pretrained(folder)
 
 
+@pytest.fixture
+def roomy(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose gigabytes go at once; pytest keeps those of its last three runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.mark.timeout(900)
-def test_sd15(tmp_path: Path) -> None:
+def test_sd15(roomy: Path) -> None:
     if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") < 10e9:
         pytest.skip("needs 10 GB of free memory")
-    _save_sd15(tmp_path / "sd15")
-    checkpoint = resolve(str(tmp_path / "sd15"))
+    _save_sd15(roomy / "sd15")
+    checkpoint = resolve(str(roomy / "sd15"))
     assert (checkpoint.family, checkpoint.default_size) == ("sd1", (512, 512))
-    folder = export(checkpoint, tmp_path)
+    folder = export(checkpoint, roomy)
     info = ModelInfo.load(folder)
     assert {name: stated["relative_error"] <= 1e-3 for name, stated in info.components.items()} == {
         component.name: True for component in COMPONENTS

@@ -73,7 +73,7 @@ def load_folder(path: Path) -> Any:
 
     half = any(".fp16" in weight_files(path, component)[0].name for component in WEIGHTS)
     pipeline_class: Any = StableDiffusionPipeline
-    return pipeline_class.from_pretrained(
+    pipeline = pipeline_class.from_pretrained(
         path,
         variant="fp16" if half else None,
         torch_dtype=torch.float32,
@@ -83,6 +83,15 @@ def load_folder(path: Path) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    for component in WEIGHTS:  # what a file lacks would silently be random
+        stored = sum(len(read_header(file).shapes) for file in weight_files(path, component))
+        needed = len(list(getattr(pipeline, component).parameters()))
+        if stored < needed:
+            raise CheckpointError(
+                f"{path.name} holds {stored} of the {needed} tensors of its {component}.",
+                hint="Download the checkpoint again, whole.",
+            )
+    return pipeline
 
 
 def _digest(path: Path) -> str:

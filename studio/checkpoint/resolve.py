@@ -41,5 +41,13 @@ def resolve(model: str, report: Report = silent) -> Checkpoint:
 
 def load(checkpoint: Checkpoint, report: Report = silent) -> Any:
     """The checkpoint's StableDiffusionPipeline, float32 on the CPU. Raises CheckpointError."""
-    with quiet():
-        return load_file(checkpoint, report) if checkpoint.path.is_file() else load_folder(checkpoint.path)
+    try:
+        with quiet():
+            return (
+                load_file(checkpoint, report) if checkpoint.path.is_file() else load_folder(checkpoint.path)
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # what the libraries raise
+        raise CheckpointError(
+            f"{checkpoint.name} could not be loaded: {str(error).strip().splitlines()[0]}",
+            hint="Its files do not fit together: try another copy of it.",
+        ) from error
