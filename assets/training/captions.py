@@ -124,20 +124,32 @@ def caption(scene: Scene, rng: random.Random, keep: float = 0.72) -> str:
     return _dress(text, rng)
 
 
-def describe_thing(thing: Thing, rng: random.Random) -> str:
-    """One object in words, its colour and side sometimes left out."""
+def full_caption(scene: Scene, rng: random.Random) -> str:
+    """Describe `scene` leaving nothing out that a checker can read, in free words and order."""
+    parts = [describe_thing(thing, rng, colour=1, side=1) for thing in scene.things]
+    subject = rng.choice((" and ", ", ")).join(parts)
+    text = f"{subject} {rng.choice(PLACE_JOINTS)} {rng.choice(PLACE_WORDS[scene.place])}"
+    details = [rng.choice(TIME_WORDS[scene.time]), rng.choice(PALETTE_WORDS[scene.palette])]
+    if scene.weather != "clear":
+        details.append(rng.choice(WEATHER_WORDS[scene.weather]))
+    rng.shuffle(details)
+    return ", ".join([text, *details])
+
+
+def describe_thing(thing: Thing, rng: random.Random, colour: float = 0.88, side: float = 0.6) -> str:
+    """One object in words; its colour and side are mentioned with the probabilities given."""
     name = rng.choice(KIND_WORDS[thing.kind])
     if thing.count > 1:
         name = plural(name)
     count = rng.choice(COUNT_WORDS[thing.count]) if thing.kind != "flowers" else rng.choice(("", "some", "a few"))
-    colour = rng.choice(COLOUR_WORDS[thing.colour]) if rng.random() < 0.88 else ""
-    side = rng.choice(SIDE_WORDS[thing.side]) if thing.side and rng.random() < 0.6 else ""
-    if count == "a" and (colour or name)[0] in "aeiou":
+    hue = rng.choice(COLOUR_WORDS[thing.colour]) if rng.random() < colour else ""
+    where = rng.choice(SIDE_WORDS[thing.side]) if thing.side and rng.random() < side else ""
+    if count == "a" and (hue or name)[0] in "aeiou":
         count = "an"
-    words = " ".join(word for word in (count, colour, name) if word)
-    if side and rng.random() < 0.12:
-        return f"{side} {words}"
-    return f"{words} {side}".strip()
+    words = " ".join(word for word in (count, hue, name) if word)
+    if where and rng.random() < 0.12:
+        return f"{where} {words}"
+    return f"{words} {where}".strip()
 
 
 def plural(name: str) -> str:

@@ -25,7 +25,7 @@ from assets.training.captions import caption
 from assets.training.diffusion_training import train_diffusion
 from assets.training.models import Networks, make_text_encoder, make_unet, make_vae, save_checkpoint
 from assets.training.scene import random_scene
-from assets.training.tokenizer import train_tokenizer
+from assets.training.tokenizer import MAX_TOKENS, train_tokenizer
 from assets.training.vae_training import train_vae
 
 STAGES = ("tokenizer", "vae", "decoder", "diffusion", "pack")
@@ -43,10 +43,11 @@ def main() -> None:
     parser.add_argument("--vae-images", type=int, default=80_000)
     parser.add_argument("--vae-batch", type=int, default=64)
     parser.add_argument("--vae-minutes", type=float, default=6)
-    parser.add_argument("--images", type=int, default=1_000_000, help="pictures for the diffusion stage")
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--images", type=int, default=400_000, help="pictures for the diffusion stage")
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--minutes", type=float, default=18)
-    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile")
+    parser.add_argument("--resume", action="store_true", help="go on from the diffusion weights in --out")
+    parser.add_argument("--no-compile", action="store_true", help="train the autoencoder without torch.compile")
     options = parser.parse_args()
     torch.manual_seed(SEED)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -89,8 +90,12 @@ def _train_vae(vae: AutoencoderKL, options: argparse.Namespace, *, refine: bool)
 
 
 def _diffusion(options: argparse.Namespace) -> None:
-    vae = make_vae().to(options.device)
+    vae = make_vae()
     vae.load_state_dict(load_file(options.out / "vae.safetensors"))
+    text_encoder, unet = make_text_encoder(_load_tokenizer(options)), make_unet()
+    if options.resume:
+        text_encoder.load_state_dict(load_file(options.out / "text_encoder.safetensors"))
+        unet.load_state_dict(load_file(options.out / "unet.safetensors"))
 
     def save(text_encoder: nn.Module, unet: nn.Module) -> None:
         _save(text_encoder, options.out / "text_encoder.safetensors")
@@ -98,19 +103,24 @@ def _diffusion(options: argparse.Namespace) -> None:
 
     train_diffusion(
         options.out / "tokenizer",
-        vae,
+        vae.to(options.device),
+        text_encoder,
+        unet,
         save,
         images=options.images,
         batch=options.batch,
         minutes=options.minutes,
         workers=options.workers,
         device=options.device,
-        compiled=not options.no_compile,
     )
 
 
+def _load_tokenizer(options: argparse.Namespace) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(options.out / "tokenizer", model_max_length=MAX_TOKENS)
+
+
 def _pack(options: argparse.Namespace) -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer", model_max_length=77)
+    tokenizer = _load_tokenizer(options)
     networks = Networks(make_text_encoder(tokenizer), make_unet(), make_vae())
     networks.text_encoder.load_state_dict(load_file(options.out / "text_encoder.safetensors"))
     networks.unet.load_state_dict(load_file(options.out / "unet.safetensors"))

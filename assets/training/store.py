@@ -1,0 +1,45 @@
+"""The latents and captions that the diffusion stage trains on, held on the GPU."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+
+from assets.training.data import CAPTIONS, SIZE_SHARES, SIZES, Chunk
+from assets.training.models import LATENT_CHANNELS, VAE_FACTOR
+from assets.training.tokenizer import MAX_TOKENS
+
+
+class Store:
+    """Latents (float16) and caption tokens on the device, one table per picture size, filled while training runs."""
+
+    def __init__(self, count: int, device: str) -> None:
+        self.tables = []
+        for (width, height), share in zip(SIZES, SIZE_SHARES, strict=True):
+            room = int(count * share * 1.2) + 1024
+            shape = (room, LATENT_CHANNELS, height // VAE_FACTOR, width // VAE_FACTOR)
+            latents = torch.empty(shape, dtype=torch.float16, device=device)
+            tokens = torch.empty((room, CAPTIONS, MAX_TOKENS), dtype=torch.int16, device=device)
+            self.tables.append((latents, tokens))
+        self.filled = [0] * len(SIZES)
+
+    @torch.no_grad()
+    def add(self, chunk: Chunk, vae: AutoencoderKL) -> None:
+        """Encode a chunk of pictures and keep their latents' means."""
+        index = SIZES.index(chunk.size)
+        latents, tokens = self.tables[index]
+        start = self.filled[index]
+        end = min(start + len(chunk.images), len(latents))
+        images = torch.from_numpy(chunk.images).to(latents.device).permute(0, 3, 1, 2)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            encoded = vae.encode(images / 127.5 - 1).latent_dist.mean
+        latents[start:end] = encoded[: end - start].half()
+        tokens[start:end] = torch.from_numpy(chunk.tokens).to(latents.device)[: end - start]
+        self.filled[index] = end
+
+    def draw(self, index: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of one size: latents float32 [batch, 4, h, w] and token ids int64 [batch, 77]."""
+        latents, tokens = self.tables[index]
+        picked = torch.randint(self.filled[index], (batch,), device=latents.device)
+        written = torch.randint(CAPTIONS, (batch,), device=latents.device)
+        return latents[picked].float(), tokens[picked, written].long()
