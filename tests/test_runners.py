@@ -261,6 +261,30 @@ def test_openvino_keeps_few_sizes_and_its_kernels_on_disk(
     assert len(list(tmp_path.glob("*.blob"))) == 6
 
 
+CRAMPED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from triton_models.diffusion.runners import EngineUnusable, onnxruntime, openvino
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+flavour, file = {"onnxruntime": onnxruntime, "openvino": openvino}[sys.argv[1]], Path(sys.argv[2])
+runner = flavour.load(file, "fp32", 1, None)
+small = {"latents": np.zeros((1, 4, 8, 8), np.float32)}
+runner.run(small, ["image"])
+try:
+    runner.run({"latents": np.zeros((1, 4, 256, 256), np.float32)}, ["image"])
+    raise SystemExit("it was not refused")
+except EngineUnusable as refusal:
+    assert "more memory than is free" in str(refusal), refusal
+runner.run(small, ["image"])
+"""
+
+
+@pytest.mark.parametrize("flavour", ["onnxruntime", "openvino"])
+def test_too_large_for_the_machine_is_refused_and_small_ones_go_on(exported: Path, flavour: str) -> None:
+    subprocess.run([sys.executable, "-c", CRAMPED, flavour, str(exported / "vae_decoder.onnx")], check=True)
+
+
 OFFLINE = """
 import sys
 import numpy as np

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from ..samplers import Row
+from . import memory
 from .base import Array, EngineUnusable, Floats, StepBuffers, Steps
 
 
@@ -37,9 +38,12 @@ class OnnxRuntimeRunner:
         self._thread = ThreadPoolExecutor(1, "onnxruntime-step")
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
+        memory.limit_to_free()
+        with memory.said_plainly():
+            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
     def steps(self, latents: Floats, embeddings: Floats, guidance: Floats) -> Steps:
+        memory.limit_to_free()
         return OnnxRuntimeSteps(self._session, self._thread, StepBuffers(latents, embeddings, guidance))
 
 
@@ -71,7 +75,8 @@ class OnnxRuntimeSteps:
 
     def wait(self) -> Floats:
         assert self._running is not None, "wait() without start()"
-        self._running.result()
+        with memory.said_plainly():
+            self._running.result()
         self._buffers.swap()
         return self._buffers.denoised
 

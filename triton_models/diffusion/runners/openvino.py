@@ -15,6 +15,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino  # noqa: E402
 
 from ..samplers import Row  # noqa: E402
+from . import memory  # noqa: E402
 from .base import Array, EngineUnusable, Floats, StepBuffers, Steps  # noqa: E402
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -65,16 +66,20 @@ class OpenVinoRunner:
         return len(self._requests)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        request = self._request({name: array.shape for name, array in inputs.items()})
-        request.infer(
-            {name: np.ascontiguousarray(array) for name, array in inputs.items()}, share_inputs=True
-        )
+        contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        memory.limit_to_free()
+        with memory.said_plainly():
+            request = self._request({name: array.shape for name, array in inputs.items()})
+            request.infer(contiguous, share_inputs=True)
         return {name: np.array(request.get_tensor(name).data) for name in outputs}
 
     def steps(self, latents: Floats, embeddings: Floats, guidance: Floats) -> Steps:
         buffers = StepBuffers(latents, embeddings, guidance)
         shapes = {name: array.shape for name, array in buffers.inputs.items()}
-        return OpenVinoSteps(self._request({"state": buffers.states[0].shape, **shapes}), buffers)
+        memory.limit_to_free()
+        with memory.said_plainly():
+            request = self._request({"state": buffers.states[0].shape, **shapes})
+        return OpenVinoSteps(request, buffers)
 
     def _request(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         key: Shapes = tuple(sorted(shapes.items()))
@@ -108,7 +113,8 @@ class OpenVinoSteps:
         self._request.start_async()
 
     def wait(self) -> Floats:
-        self._request.wait()
+        with memory.said_plainly():
+            self._request.wait()
         self._buffers.swap()
         return self._buffers.denoised
 
