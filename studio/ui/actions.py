@@ -163,15 +163,22 @@ class Actions:
         return {self._controls.strength: gr.update(visible=True), self._out.notice: said}
 
     def restore(self, file: str | None) -> Updates:
-        """Bring back the settings that a picture's file carries."""
+        """Bring back the settings that a picture's file carries; one without becomes the start image."""
         if file is None:
             return {}
         try:
             text = read_text(Path(file))
+            if text is None:
+                open_image(Path(file))
         except StudioError as error:
             return {self._out.notice: stage.notice(error)}
         if text is None:
-            return {self._out.notice: stage.notice(warnings=["That picture carries no settings."])}
+            return {
+                self._controls.start: file,
+                self._out.notice: stage.notice(
+                    warnings=["It carries no settings; it is the start image now."]
+                ),
+            }
         recipe = infotext.read(text)
         said = []
         if recipe.unknown_sampler:

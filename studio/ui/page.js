@@ -68,7 +68,7 @@ window.studio = (() => {
     }).observe(document.body, { childList: true, subtree: true });
   });
 
-  // A picture dropped beside the start image brings its settings back.
+  // A picture dropped anywhere else than on the start image brings its settings back, if it has any.
   const outside = (event) => event.dataTransfer?.types.includes("Files") && !event.target.closest?.("#start");
   document.addEventListener("dragover", (event) => {
     if (!outside(event)) return;

@@ -263,6 +263,22 @@ def test_a_dropped_picture_brings_its_settings_back(page, serve):
     expect(page.locator("#notice")).to_contain_text("settings are back")
 
 
+def test_a_dropped_picture_without_settings_becomes_the_start_image(page, serve, tmp_path):
+    served = serve()
+    write_png(tmp_path / "photo.png", np.full((64, 64, 3), 200, np.uint8))
+    page.goto(served.url)
+    expect(page.locator(".stage.empty")).to_be_visible()
+    drop(page, tmp_path / "photo.png")
+    expect(page.locator("#notice")).to_contain_text("start image now")
+    expect(page.locator("#strength")).to_be_visible()
+    page.click(GENERATE)
+    expect(page.locator(DONE)).to_be_visible()
+    assert served.client.asked[0].image.mean() == 200
+    (tmp_path / "text.png").write_text("no picture")
+    drop(page, tmp_path / "text.png")
+    expect(page.get_by_role("alert")).to_contain_text("not a picture")
+
+
 def test_a_start_image_with_settings_offers_them(page, serve, tmp_path):
     text = (
         "a castle\nNegative prompt: fog\nSteps: 11, Sampler: Restart, CFG scale: 4.5, Seed: 5, Size: 128x192"
