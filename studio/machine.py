@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from studio import gpu
@@ -36,13 +37,17 @@ class Machine:
         return f"no GPU, because {self.found.reason}" if self.found.reason else "the CPU, as asked"
 
 
-def look(settings: Settings) -> Machine:
+def look(
+    settings: Settings,
+    detect: Callable[[], gpu.Detection] = gpu.detect,
+    installed: Callable[[], Mapping[str, flavour.Installed]] = flavour.installed,
+) -> Machine:
     """Detect and decide. Raises SettingsError for a setting that this machine cannot follow."""
-    found = gpu.detect()
+    found = detect()
     gpus = gpu.choose(found, settings.gpu)
     if settings.engine in CPU_FLAVOURS:
         gpus = ()
-    engine = flavour.choose(gpus[0] if gpus else None, settings.engine)
+    engine = flavour.choose(gpus[0] if gpus else None, settings.engine, installed())
     if settings.engine == engine.flavour and engine.missing:
         raise SettingsError(f"{engine.flavour} is not installed.", hint=f"To have it: {engine.missing}.")
     runtime, reason = _runtime(settings, gpus)
