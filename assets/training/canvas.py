@@ -44,7 +44,9 @@ class Canvas:
         (a, b), (c, d) = _scaled(((x0, y0), (x1, y1)))
         self._draw.rounded_rectangle((a, b, c, d), radius * SUPERSAMPLING, fill=_rgb(colour))
 
-    def arc(self, x: float, y: float, radius: float, start: float, end: float, colour: RGB, width: float) -> None:
+    def arc(
+        self, x: float, y: float, radius: float, start: float, end: float, colour: RGB, width: float
+    ) -> None:
         """Stroke a circle's arc, inwards from `radius`; angles in degrees, clockwise from the right."""
         (x0, y0), (x1, y1) = _scaled(((x - radius, y - radius), (x + radius, y + radius)))
         self._draw.arc((x0, y0, x1, y1), start, end, fill=_rgb(colour), width=round(width * SUPERSAMPLING))
@@ -88,7 +90,9 @@ class Canvas:
         y = (np.arange(self._size[1]) / SUPERSAMPLING - top) / max(bottom - top, 1e-3)
         at = np.linspace(0, 1, len(stops))
         column = np.stack([np.interp(y, at, [stop[c] for stop in stops]) for c in range(3)], -1)
-        strip = np.ascontiguousarray(np.broadcast_to(column[:, None].round().astype(np.uint8), (*column.shape[:1], 8, 3)))
+        strip = np.ascontiguousarray(
+            np.broadcast_to(column[:, None].round().astype(np.uint8), (*column.shape[:1], 8, 3))
+        )
         return Image.fromarray(strip).resize(self._size, Image.Resampling.NEAREST)
 
 

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 from assets.training.scene import Scene, Thing
 
-COUNT_WORDS = {1: ("a", "a", "a", "one", "the", ""), 2: ("two", "two", "2", "a pair of"), 3: ("three", "three", "3")}
+COUNT_WORDS = {
+    1: ("a", "a", "a", "one", "the", ""),
+    2: ("two", "two", "2", "a pair of"),
+    3: ("three", "three", "3"),
+}
 
 COLOUR_WORDS = {
     "red": ("red", "red", "red", "scarlet", "crimson"),
@@ -35,12 +39,26 @@ KIND_WORDS = {
 
 SIDE_WORDS = {
     "left": ("on the left", "on the left", "to the left", "left", "on the left side", "at the left"),
-    "centre": ("in the middle", "in the centre", "in the center", "centre", "center", "in the middle of the picture"),
+    "centre": (
+        "in the middle",
+        "in the centre",
+        "in the center",
+        "centre",
+        "center",
+        "in the middle of the picture",
+    ),
     "right": ("on the right", "on the right", "to the right", "right", "on the right side", "at the right"),
 }
 
 PLACE_WORDS = {
-    "mountains": ("mountains", "the mountains", "snowy peaks", "high mountains", "a mountain landscape", "the alps"),
+    "mountains": (
+        "mountains",
+        "the mountains",
+        "snowy peaks",
+        "high mountains",
+        "a mountain landscape",
+        "the alps",
+    ),
     "sea": ("the sea", "sea", "the ocean", "ocean", "a beach", "the seaside", "the coast"),
     "desert": ("the desert", "desert", "a desert", "sand dunes", "dunes"),
     "forest": ("a forest", "the forest", "forest", "the woods", "woodland"),
@@ -80,7 +98,11 @@ TREE_WORDS = {
     "cherry": ("cherry trees", "cherry blossoms", "pink blossoming trees"),
 }
 
-LIGHT_SIDE_WORDS = {"left": ("on the left", ""), "centre": ("in the middle", ""), "right": ("on the right", "")}
+LIGHT_SIDE_WORDS = {
+    "left": ("on the left", ""),
+    "centre": ("in the middle", ""),
+    "right": ("on the right", ""),
+}
 
 FILLER = (
     "an illustration of",
@@ -141,7 +163,9 @@ def describe_thing(thing: Thing, rng: random.Random, colour: float = 0.88, side:
     name = rng.choice(KIND_WORDS[thing.kind])
     if thing.count > 1:
         name = plural(name)
-    count = rng.choice(COUNT_WORDS[thing.count]) if thing.kind != "flowers" else rng.choice(("", "some", "a few"))
+    count = (
+        rng.choice(COUNT_WORDS[thing.count]) if thing.kind != "flowers" else rng.choice(("", "some", "a few"))
+    )
     hue = rng.choice(COLOUR_WORDS[thing.colour]) if rng.random() < colour else ""
     where = rng.choice(SIDE_WORDS[thing.side]) if thing.side and rng.random() < side else ""
     if count == "a" and (hue or name)[0] in "aeiou":
@@ -189,10 +213,7 @@ def _light_name(scene: Scene, rng: random.Random) -> str:
 def _sentence(things: list[str], place: str, time: str, details: list[str], rng: random.Random) -> str:
     """Things, then place, then time, then details; or the time or place first."""
     subject = rng.choice((" and ", ", ")).join(things)
-    if subject and place:
-        text = f"{subject} {rng.choice(PLACE_JOINTS)} {place}"
-    else:
-        text = subject or place
+    text = f"{subject} {rng.choice(PLACE_JOINTS)} {place}" if subject and place else subject or place
     if time:
         text = f"{time}, {text}" if rng.random() < 0.2 else f"{text} {time}"
     if details:

@@ -1,7 +1,7 @@
 """Read a picture's attributes from its pixels alone.
 
-Nothing here is learnt. The sky's colours give the time of day, the ground's give the palette, and an object is
-where the pixels of one colour have the outline of one kind: the renderer's own outline, slid over the picture.
+Nothing here is learnt. The sky's colours give the time of day, the ground's give the palette, and an object
+is where the pixels of one colour have the outline of one kind: the renderer's outline, slid over the picture.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from assets.training.canvas import Canvas
+from assets.training.ink import ink_for
 from assets.training.palette import LAND, LIGHT, MOOD, OBJECT, OBJECT_LIGHT, SKY, lit, shaded
 from assets.training.scene import COLOURS, KINDS, PALETTES, SKY_KINDS, TIMES, Thing
-from assets.training.things import DRAW, ink_for
+from assets.training.things import DRAW
 
 COLOUR_DISTANCE = 46.0
 """How far, in RGB, a pixel may lie from an object's colour and still count as it."""
@@ -31,7 +32,7 @@ REDUCTION = 2  # pictures are searched at half size
 
 @dataclass(frozen=True)
 class Sighting:
-    """An object found: its middle as shares of the picture's width and height, and how well it matches (0 to 1)."""
+    """An object found: its middle as shares of the picture's width and height, and its match, 0 to 1."""
 
     kind: str
     colour: str
@@ -46,7 +47,7 @@ class Sighting:
 
 
 def time_of_day(image: Image.Image) -> str:
-    """The time whose sky, clear or overcast, is nearest in colour to the middling pixel of the sky's upper half."""
+    """The time whose sky, clear or overcast, is nearest to the median pixel of the sky's upper half."""
     pixels = np.asarray(image, np.float32)
     rows = np.linspace(0.02, 0.26, 16)
     seen = pixels[(rows * len(pixels)).astype(int), ::4]
@@ -67,7 +68,7 @@ def _expected_sky(time: str, rows: np.ndarray) -> np.ndarray:
 
 
 def palette(image: Image.Image) -> str:
-    """The palette whose ground, under the light of the time of day, is nearest to the picture's lowest rows."""
+    """The palette whose ground, in the light of the time of day, is nearest to the picture's lowest rows."""
     pixels = np.asarray(image, np.float32)
     rows = pixels[int(0.955 * len(pixels)) :].reshape(-1, 3)
     seen = np.median(rows, 0)
@@ -150,13 +151,21 @@ def _overlap(
 
 @cache
 def _outline(kind: str, percent: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels in a kind's own colour, at `percent` of its usual size and half resolution, and their middle."""
+    """A kind's pixels of its own colour, at `percent` of its size and half resolution, and their middle."""
     draw, size = DRAW[kind]
     edge = 160
     canvas = Canvas(edge, edge)
     canvas.sky([(0, 0, 0)] * 2, edge)
-    draw(canvas, edge / 2, edge / 2 if kind in SKY_KINDS else 0.85 * edge, size * percent / 100, ink_for("red", "day"))
-    drawn = _nearest_colours(np.asarray(canvas.picture().reduce(REDUCTION), np.float32), "day") == COLOURS.index("red")
+    draw(
+        canvas,
+        edge / 2,
+        edge / 2 if kind in SKY_KINDS else 0.85 * edge,
+        size * percent / 100,
+        ink_for("red", "day"),
+    )
+    drawn = _nearest_colours(
+        np.asarray(canvas.picture().reduce(REDUCTION), np.float32), "day"
+    ) == COLOURS.index("red")
     rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
     outline = drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32)
     outline = np.pad(outline, MARGIN)

@@ -39,7 +39,9 @@ class Chunk:
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
     """Token ids int16 [n, 77], padded and cut as diffusers' pipeline does it."""
-    encoded = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np")
+    encoded = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="np"
+    )
     return encoded.input_ids.astype(np.int16)
 
 

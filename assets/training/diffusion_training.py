@@ -28,14 +28,18 @@ Save = Callable[[nn.Module, nn.Module], None]
 
 
 class Trainee:
-    """Both networks three times: float32 weights, a bfloat16 copy that computes, and a running average to keep."""
+    """Both networks, three times: float32 weights, a bfloat16 copy that computes, an average to keep."""
 
     def __init__(self, text_encoder: nn.Module, unet: nn.Module, device: str) -> None:
         self.weights = nn.ModuleList([text_encoder, unet]).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.weights).requires_grad_(False)
         self.working = copy.deepcopy(self.weights).to(torch.bfloat16)
         self.optimizer = torch.optim.AdamW(
-            self.weights.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=device == "cuda"
+            self.weights.parameters(),
+            lr=PEAK_RATE,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=device == "cuda",
         )
 
     def step(self, loss: torch.Tensor, number: int, rate: float) -> None:
@@ -67,8 +71,10 @@ def train_diffusion(
     workers: int,
     device: str,
 ) -> None:
-    """Train for `minutes` on up to `images` pictures; calls `save(text_encoder, unet)` now and then and at the end."""
-    empty = torch.from_numpy(tokenize(CLIPTokenizer.from_pretrained(tokenizer_folder), [""])).long().to(device)
+    """Train for `minutes` on up to `images` pictures; calls `save` each minute and at the end."""
+    empty = (
+        torch.from_numpy(tokenize(CLIPTokenizer.from_pretrained(tokenizer_folder), [""])).long().to(device)
+    )
     store = Store(images, device)
     pending = _draw_in_background(tokenizer_folder, images, workers)
     trainee = Trainee(text_encoder, unet, device)
@@ -87,7 +93,10 @@ def train_diffusion(
         trainee.step(loss, step, PEAK_RATE * learning_rate(step, progress))
         now = time.monotonic()
         if step % 250 == 0:
-            print(f"step {step} loss {loss.item():.4f} pictures {sum(store.filled)} {now - start:.0f}s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} pictures {sum(store.filled)} {now - start:.0f}s",
+                flush=True,
+            )
         step += 1
         progress = (now - start) / (60 * minutes)
         if now - saved > SAVE_SECONDS or progress >= 1:
@@ -96,8 +105,10 @@ def train_diffusion(
     print(f"diffusion: {step} steps of {batch}, {sum(store.filled)} pictures, {now - start:.0f}s", flush=True)
 
 
-def _loss(networks: nn.ModuleList, latents: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) latents, at time steps spread evenly over the batch.
+def _loss(
+    networks: nn.ModuleList, latents: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) latents, time steps spread evenly over the batch.
 
     `kept` is the schedule's alphas_cumprod. Salimans and Ho, Progressive Distillation, 2022, section 2.3.
     """

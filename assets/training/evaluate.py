@@ -14,68 +14,32 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from assets.training.captions import PLACE_WORDS, TIME_WORDS, full_caption
 from assets.training.checkers import agreement, palette, sightings, time_of_day
+from assets.training.painter import CHECKPOINT, Painter, Settings
 from assets.training.renderer import render
 from assets.training.scene import PLACES, TIMES, Scene, held_out_scene
 
-CHECKPOINT = Path(__file__).parents[1] / "postcards"
 REQUIRED = ("time", "palette", "presence", "colour", "side")
 """The attributes that make the overall figure; counts are reported beside them."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How pictures are made."""
-
-    checkpoint: Path = CHECKPOINT
-    device: str = "cpu"
-    steps: int = 20
-    batch: int = 4
-
-
-class Painter:
-    """The checkpoint behind one function, with DPM++ 2M."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        pipeline = StableDiffusionPipeline.from_pretrained(settings.checkpoint, local_files_only=True)
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-        pipeline.set_progress_bar_config(disable=True)
-        self.pipeline = pipeline.to(settings.device)
-
-    def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], guidance: float, negative: Sequence[str] | None = None
-    ) -> list[Image.Image]:
-        """One picture per prompt and seed."""
-        pictures: list[Image.Image] = []
-        for start in range(0, len(prompts), self.settings.batch):
-            part = slice(start, start + self.settings.batch)
-            pictures += self.pipeline(
-                list(prompts[part]),
-                negative_prompt=list(negative[part]) if negative else None,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
-                guidance_scale=guidance,
-                num_inference_steps=self.settings.steps,
-            ).images
-        return pictures
 
 
 def check(image: Image.Image, scene: Scene) -> dict[str, list[bool]]:
     """Each attribute's verdicts for one picture."""
     verdicts = agreement(scene.things, sightings(image))
-    return {"time": [time_of_day(image) == scene.time], "palette": [palette(image) == scene.palette], **verdicts}
+    return {
+        "time": [time_of_day(image) == scene.time],
+        "palette": [palette(image) == scene.palette],
+        **verdicts,
+    }
 
 
 def shares(pool: Pool, images: Sequence[Image.Image], scenes: Sequence[Scene]) -> dict[str, float]:
@@ -112,10 +76,15 @@ def negative_prompts(pool: Pool, painter: Painter, guidance: float, count: int) 
     prompt names something else.
     """
     rng = random.Random(11)
-    prompts = [f"{rng.choice(PLACE_WORDS[rng.choice(PLACES)])} {rng.choice(TIME_WORDS[rng.choice(TIMES)])}" for _ in range(count)]
+    prompts = [
+        f"{rng.choice(PLACE_WORDS[rng.choice(PLACES)])} {rng.choice(TIME_WORDS[rng.choice(TIMES)])}"
+        for _ in range(count)
+    ]
     seeds = list(range(1000, 1000 + count))
     seen = pool.map(kinds_in, painter.paint(prompts, seeds, guidance))
-    cases = [(prompt, seed, min(kinds)) for prompt, seed, kinds in zip(prompts, seeds, seen, strict=True) if kinds]
+    cases = [
+        (prompt, seed, min(kinds)) for prompt, seed, kinds in zip(prompts, seeds, seen, strict=True) if kinds
+    ]
     asked, drawn, named = [c[0] for c in cases], [c[1] for c in cases], [c[2] for c in cases]
     paint = partial(painter.paint, asked, drawn, guidance)
     with_name = pool.map(kinds_in, paint(named))
@@ -123,7 +92,9 @@ def negative_prompts(pool: Pool, painter: Painter, guidance: float, count: int) 
     return {
         "cases": len(cases),
         "removed": _share(name not in kinds for name, kinds in zip(named, with_name, strict=True)),
-        "removed_by_another_word": _share(name not in kinds for name, kinds in zip(named, with_other, strict=True)),
+        "removed_by_another_word": _share(
+            name not in kinds for name, kinds in zip(named, with_other, strict=True)
+        ),
     }
 
 
@@ -138,14 +109,20 @@ def _share(right: Iterator[bool]) -> float:
 
 def main() -> None:
     """Run the evaluation and print it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1, 4, 7], help="the last serves the other tests")
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", default=[1, 4, 7], help="the last serves the other tests"
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--ground-truth", action="store_true", help="check the renderer's pictures, not the model's")
+    parser.add_argument(
+        "--ground-truth", action="store_true", help="check the renderer's pictures, not the model's"
+    )
     options = parser.parse_args()
     with get_context("spawn").Pool() as pool:
         report = ground_truth(pool, options.prompts) if options.ground_truth else evaluate(pool, options)

@@ -1,4 +1,4 @@
-"""The land and the water of a picture, in layers that fade into the distance, and what grows or is built there."""
+"""Land and water, in layers that fade into the distance, and what grows or is built there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from assets.training.canvas import Canvas, Points
 from assets.training.palette import BLACK, LAMP, RGB, WHITE, lit, mix
 from assets.training.scene import Scene
 from assets.training.sky import Tones
+
 
 def ridge(canvas: Canvas, rng: random.Random, y: float, rise: float, roughness: float) -> Points:
     """A skyline from edge to edge around height `y`: smooth hills (roughness 0) to jagged peaks (1)."""
@@ -85,7 +86,10 @@ def _desert(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, hori
         x, width, height = rng.uniform(0.05, 0.95) * canvas.width, rng.uniform(26, 44), rng.uniform(26, 46)
         slope = 0.25 * width
         foot, top = horizon + 12, horizon - height
-        canvas.polygon([(x - width, foot), (x - width + slope, top), (x + width - slope, top), (x + width, foot)], tones.land[0])
+        canvas.polygon(
+            [(x - width, foot), (x - width + slope, top), (x + width - slope, top), (x + width, foot)],
+            tones.land[0],
+        )
     for layer, (lift, rise) in enumerate(((4, 14), (-10, 11)), start=1):
         _layer(canvas, ridge(canvas, rng, horizon - lift, rise, 0.12), tones.land[layer], tones.haze)
 
@@ -94,7 +98,9 @@ def _islands(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, hor
     for _ in range(rng.choice((0, 1, 2))):
         x, width, height = rng.uniform(0, 1) * canvas.width, rng.uniform(26, 52), rng.uniform(8, 18)
         arc = np.linspace(np.pi, 2 * np.pi, 20)
-        canvas.polygon([(x + width * np.cos(a), horizon + 1 + height * np.sin(a)) for a in arc], tones.land[0])
+        canvas.polygon(
+            [(x + width * np.cos(a), horizon + 1 + height * np.sin(a)) for a in arc], tones.land[0]
+        )
 
 
 def _forest(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float) -> None:
@@ -104,7 +110,9 @@ def _forest(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, hori
         while x < canvas.width + 20:
             size = height * rng.uniform(0.8, 1.3)
             if scene.trees == "pine":
-                canvas.polygon([(x - 0.3 * size, foot), (x, foot - 1.5 * size), (x + 0.3 * size, foot)], colour)
+                canvas.polygon(
+                    [(x - 0.3 * size, foot), (x, foot - 1.5 * size), (x + 0.3 * size, foot)], colour
+                )
             else:
                 canvas.ellipse(x, foot - 0.8 * size, 0.36 * size, 0.42 * size, colour)
                 canvas.rectangle(x - 2, foot - 0.6 * size, x + 2, foot, colour)
@@ -114,7 +122,11 @@ def _forest(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, hori
 
 
 def _city(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float) -> None:
-    window = mix(LAMP, tones.land[2], 0.1) if scene.time in ("night", "sunset") else mix(tones.land[2], WHITE, 0.35)
+    window = (
+        mix(LAMP, tones.land[2], 0.1)
+        if scene.time in ("night", "sunset")
+        else mix(tones.land[2], WHITE, 0.35)
+    )
     for layer, (low, high) in enumerate(((46, 96), (24, 62))):
         colour, x = tones.land[layer + (layer > 0)], rng.uniform(-20, 0)
         while x < canvas.width:
@@ -134,7 +146,15 @@ def _city(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizo
     canvas.rectangle(0, horizon + 20, canvas.width, canvas.height, tones.land[3])
 
 
-def draw_water(canvas: Canvas, tones: Tones, rng: random.Random, top: float, bottom: float, light: tuple[float, float] | None, mirror: bool) -> None:
+def draw_water(
+    canvas: Canvas,
+    tones: Tones,
+    rng: random.Random,
+    top: float,
+    bottom: float,
+    light: tuple[float, float] | None,
+    mirror: bool,
+) -> None:
     """Water from y = `top` to `bottom`: waves, the light's glitter, and for a lake the land's reflection."""
     deep = mix(tones.water, BLACK, 0.16)
     box = [(0, top), (canvas.width, top), (canvas.width, bottom), (0, bottom)]
@@ -165,8 +185,13 @@ def draw_tree(canvas: Canvas, kind: str, x: float, y: float, size: float, tones:
     if kind == "pine":
         canvas.rectangle(x - 0.04 * size, y - 0.2 * size, x + 0.04 * size, y, trunk)
         for low, high, half in ((0.12, 0.55, 0.27), (0.35, 0.78, 0.22), (0.6, 1.0, 0.16)):
-            canvas.polygon([(x - half * size, y - low * size), (x, y - high * size), (x + half * size, y - low * size)], leaf)
-            canvas.polygon([(x, y - low * size), (x, y - high * size), (x + half * size, y - low * size)], bright)
+            canvas.polygon(
+                [(x - half * size, y - low * size), (x, y - high * size), (x + half * size, y - low * size)],
+                leaf,
+            )
+            canvas.polygon(
+                [(x, y - low * size), (x, y - high * size), (x + half * size, y - low * size)], bright
+            )
     elif kind in ("round", "cherry"):
         crown = lit((244, 182, 204), tones.light) if kind == "cherry" else leaf
         canvas.rectangle(x - 0.045 * size, y - 0.5 * size, x + 0.045 * size, y, trunk)
@@ -174,16 +199,30 @@ def draw_tree(canvas: Canvas, kind: str, x: float, y: float, size: float, tones:
             canvas.ellipse(x + dx * size, y - dy * size, r * size, r * size, crown)
         canvas.ellipse(x + 0.06 * size, y - 0.78 * size, 0.13 * size, 0.12 * size, mix(crown, WHITE, 0.18))
     elif kind == "palm":
-        canvas.line([(x, y), (x + 0.05 * size, y - 0.4 * size), (x + 0.02 * size, y - 0.8 * size)], trunk, 0.07 * size)
+        canvas.line(
+            [(x, y), (x + 0.05 * size, y - 0.4 * size), (x + 0.02 * size, y - 0.8 * size)], trunk, 0.07 * size
+        )
         green = mix(lit((96, 150, 110), tones.light), leaf, 0.5)
         for dx, dy in ((-0.4, 0.12), (-0.3, -0.14), (0.0, -0.22), (0.32, -0.12), (0.42, 0.14)):
             cx, cy = x + 0.02 * size, y - 0.8 * size
             tip = (cx + dx * size, cy + dy * size)
-            canvas.polygon([(cx, cy), (cx + 0.5 * dx * size, cy + dy * 0.4 * size - 0.14 * size), tip, (cx + 0.5 * dx * size, cy + dy * 0.4 * size - 0.02 * size)], green)
+            canvas.polygon(
+                [
+                    (cx, cy),
+                    (cx + 0.5 * dx * size, cy + dy * 0.4 * size - 0.14 * size),
+                    tip,
+                    (cx + 0.5 * dx * size, cy + dy * 0.4 * size - 0.02 * size),
+                ],
+                green,
+            )
     else:
         green = mix(lit((104, 146, 116), tones.light), leaf, 0.25)
         canvas.rectangle(x - 0.08 * size, y - 0.9 * size, x + 0.08 * size, y, green, 0.08 * size)
         for side, low, high in ((-1, 0.34, 0.66), (1, 0.46, 0.78)):
             arm = x + side * 0.24 * size
-            canvas.rectangle(min(x, arm), y - (low + 0.1) * size, max(x, arm), y - low * size, green, 0.04 * size)
-            canvas.rectangle(arm - 0.05 * size, y - high * size, arm + 0.05 * size, y - low * size, green, 0.05 * size)
+            canvas.rectangle(
+                min(x, arm), y - (low + 0.1) * size, max(x, arm), y - low * size, green, 0.04 * size
+            )
+            canvas.rectangle(
+                arm - 0.05 * size, y - high * size, arm + 0.05 * size, y - low * size, green, 0.05 * size
+            )

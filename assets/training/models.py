@@ -96,7 +96,7 @@ def make_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fold a per-channel shift and scale into the VAE, in place, so that its latents have mean 0 and deviation 1.
+    """Fold a per-channel shift and scale into the VAE, in place: its latents get mean 0 and deviation 1.
 
     `mean` and `std` (float32 [4]) are those of the latents as trained. The last convolution of the encoder
     (mean and log variance) and the first of the decoder are 1x1, so the fold is exact.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 from PIL import Image
 
 from assets.training.canvas import Canvas
-from assets.training.land import draw_land, draw_tree, draw_water, ridge, below
+from assets.training.ink import ink_for
+from assets.training.land import below, draw_land, draw_tree, draw_water, ridge
 from assets.training.palette import BLACK, WHITE, lit, mix
 from assets.training.scene import SIDES, WATER_PLACES, Scene, Thing, layer_of
 from assets.training.sky import Tones, draw_sky, tones_for
-from assets.training.things import DRAW, ink_for
+from assets.training.things import DRAW
 
 SIDE_X = {"left": 0.2, "centre": 0.5, "right": 0.8}
 """Where each side's middle lies, as a share of the picture's width."""
@@ -49,7 +49,9 @@ def _draw_ground(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random,
         _draw_trees(canvas, scene, tones, rng, shore)
     ground = tones.land[3]
     skyline = ridge(canvas, rng, shore, 4, 0.0)
-    canvas.shape(below(canvas, skyline), (mix(ground, WHITE, 0.10), mix(ground, BLACK, 0.10)), shore, canvas.height)
+    canvas.shape(
+        below(canvas, skyline), (mix(ground, WHITE, 0.10), mix(ground, BLACK, 0.10)), shore, canvas.height
+    )
     for _ in range(7):
         x, y = rng.uniform(0, canvas.width), rng.uniform(shore + 14, canvas.height - 4)
         canvas.rectangle(x - 7, y, x + 7, y + 1.6, mix(ground, BLACK, 0.10), 0.8)
@@ -89,7 +91,9 @@ def _draw_thing(canvas: Canvas, scene: Scene, thing: Thing, side: str, rng: rand
         canvas.ellipse(x, y, 0.46 * size, 3, mix(tones_for(scene).land[3], BLACK, 0.22))
     draw(canvas, x, y, size, ink_for(thing.colour, scene.time))
     if layer == "water":
-        canvas.rectangle(x - 0.52 * size, y - 1, x + 0.52 * size, y + 1.5, mix(tones_for(scene).water, WHITE, 0.5), 1)
+        canvas.rectangle(
+            x - 0.52 * size, y - 1, x + 0.52 * size, y + 1.5, mix(tones_for(scene).water, WHITE, 0.5), 1
+        )
 
 
 def _draw_birds(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random) -> None:
@@ -101,7 +105,11 @@ def _draw_birds(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random) 
     for index in range(5):
         bx = x + (index - 2) * 15 + rng.uniform(-3, 3)
         by = y + abs(index - 2) * 7 + rng.uniform(-2, 2)
-        canvas.line([(bx - 6, by - 3.5), (bx - 2.5, by - 4.5), (bx, by), (bx + 2.5, by - 4.5), (bx + 6, by - 3.5)], colour, 1.5)
+        canvas.line(
+            [(bx - 6, by - 3.5), (bx - 2.5, by - 4.5), (bx, by), (bx + 2.5, by - 4.5), (bx + 6, by - 3.5)],
+            colour,
+            1.5,
+        )
 
 
 def _draw_weather(canvas: Canvas, scene: Scene, rng: random.Random) -> None:
@@ -109,7 +117,11 @@ def _draw_weather(canvas: Canvas, scene: Scene, rng: random.Random) -> None:
     if scene.weather == "rain":
         for _ in range(60):
             x, y = rng.uniform(0, canvas.width + 10), rng.uniform(-8, canvas.height)
-            canvas.line([(x, y), (x - 4, y + 13)], lit((214, 226, 240), (0.8,) * 3 if scene.time == "night" else (1.0,) * 3), 1)
+            canvas.line(
+                [(x, y), (x - 4, y + 13)],
+                lit((214, 226, 240), (0.8,) * 3 if scene.time == "night" else (1.0,) * 3),
+                1,
+            )
     elif scene.weather == "snow":
         for _ in range(90):
             r = rng.choice((1.2, 1.6, 2.3))

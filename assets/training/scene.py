@@ -1,4 +1,4 @@
-"""The grammar of scenes: what a picture can contain, how one is drawn at random, and what training never sees."""
+"""The grammar of scenes: what a picture can contain, random scenes, and what training never sees."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ WARM_UP_STEPS = 300
 
 
 def learning_rate(step: int, progress: float) -> float:
-    """Share of the peak rate: linear warm-up by steps, then a cosine down to 1 % as `progress` goes from 0 to 1."""
+    """Share of the peak rate: linear warm-up by steps, and a cosine down to 1 % as `progress` goes to 1."""
     warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
     return warm_up * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 

@@ -43,7 +43,9 @@ def tones_for(scene: Scene) -> Tones:
     return Tones((top, middle, low), land, water, leaf, light)
 
 
-def draw_sky(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float) -> tuple[float, float] | None:
+def draw_sky(
+    canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float
+) -> tuple[float, float] | None:
     """Draw the sky with sun or moon, stars, rainbow and clouds; returns where the light stands."""
     canvas.sky(tones.sky, horizon)
     if scene.stars:
@@ -56,12 +58,22 @@ def draw_sky(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, hor
     if scene.weather != "clear":
         for _ in range(5):
             x, y = rng.uniform(-0.05, 1.05) * canvas.width, rng.uniform(0.08, 0.5) * horizon
-            _cloud(canvas, x, y, rng.uniform(26, 44), mix(mix(tones.sky[1], lit(WHITE, tones.light), 0.62), tones.sky[0], 0.1))
+            _cloud(
+                canvas,
+                x,
+                y,
+                rng.uniform(26, 44),
+                mix(mix(tones.sky[1], lit(WHITE, tones.light), 0.62), tones.sky[0], 0.1),
+            )
     return light
 
 
-def _sun_or_moon(canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float) -> tuple[float, float]:
-    x = {"left": 0.2, "centre": 0.5, "right": 0.8}[scene.light_side or "centre"] * canvas.width + rng.uniform(-8, 8)
+def _sun_or_moon(
+    canvas: Canvas, scene: Scene, tones: Tones, rng: random.Random, horizon: float
+) -> tuple[float, float]:
+    x = {"left": 0.2, "centre": 0.5, "right": 0.8}[scene.light_side or "centre"] * canvas.width + rng.uniform(
+        -8, 8
+    )
     low = scene.time in ("dawn", "sunset")
     y = horizon * (rng.uniform(0.66, 0.82) if low else rng.uniform(0.2, 0.34))
     if scene.time == "night":

@@ -11,7 +11,7 @@ from assets.training.tokenizer import MAX_TOKENS
 
 
 class Store:
-    """Latents (float16) and caption tokens on the device, one table per picture size, filled while training runs."""
+    """Latents (float16) and caption tokens, one table per picture size, filled while training runs."""
 
     def __init__(self, count: int, device: str) -> None:
         self.tables = []

@@ -64,5 +64,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     write_vocabulary(tokenizer.get_vocab(), merges, folder)
     config = folder / "tokenizer_config.json"
-    kept = {k: v for k, v in json.loads(config.read_text()).items() if k not in ("is_local", "local_files_only")}
+    kept = {
+        k: v for k, v in json.loads(config.read_text()).items() if k not in ("is_local", "local_files_only")
+    }
     config.write_text(json.dumps(kept, indent=2) + "\n")

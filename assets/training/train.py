@@ -34,12 +34,20 @@ SEED = 20
 
 def main() -> None:
     """Run the stages asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results of each stage")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run (default: all)")
-    parser.add_argument("--checkpoint", type=Path, help="the diffusers folder that `pack` writes (default: OUT/postcards)")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run (default: all)"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="the diffusers folder that `pack` writes (default: OUT/postcards)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="drawing processes")
+    parser.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="drawing processes"
+    )
     parser.add_argument("--vae-images", type=int, default=80_000)
     parser.add_argument("--vae-batch", type=int, default=64)
     parser.add_argument("--vae-minutes", type=float, default=6)
@@ -47,7 +55,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--minutes", type=float, default=18)
     parser.add_argument("--resume", action="store_true", help="go on from the diffusion weights in --out")
-    parser.add_argument("--no-compile", action="store_true", help="train the autoencoder without torch.compile")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="train the autoencoder without torch.compile"
+    )
     options = parser.parse_args()
     torch.manual_seed(SEED)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -60,7 +70,9 @@ def main() -> None:
 
 def _tokenizer(options: argparse.Namespace) -> None:
     rng = random.Random(SEED)
-    tokenizer = train_tokenizer([caption(random_scene(rng), rng) for _ in range(40_000)], options.out / "tokenizer")
+    tokenizer = train_tokenizer(
+        [caption(random_scene(rng), rng) for _ in range(40_000)], options.out / "tokenizer"
+    )
     print(f"tokenizer: {len(tokenizer)} tokens")
 
 

@@ -33,8 +33,8 @@ def train_vae(
 ) -> AutoencoderKL:
     """Train for `minutes` on about `images` square pictures; returns the averaged weights.
 
-    First with `refine` off: everything is trained, and the latents are normalised at the end. Then, if wanted, with
-    `refine` on: the encoder stays, so that a UNet trained on its latents remains right, and the decoder learns on.
+    First with `refine` off: everything is trained, and the latents are normalised at the end. Then with
+    `refine` on: the encoder stays, so that a UNet trained on its latents remains right; the decoder learns on.
     """
     pictures = _load_pictures(tokenizer_folder, images, workers, seed=3 if refine else 1, device=device)
     vae = vae.to(device, memory_format=torch.channels_last)
@@ -83,9 +83,9 @@ def _to_input(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(vae: AutoencoderKL, x: torch.Tensor, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """L1 of pixels and of their differences at three scales, plus a squared error and a light KL; and the plain L1 alone.
+    """L1 of pixels and of their differences at three scales, a squared error, a light KL; and the L1 alone.
 
-    Refining leaves out the last two: L1 alone gives sharper edges.
+    Refining leaves out the squared error and the KL: L1 gives sharper edges.
     """
     with torch.autocast(x.device.type, torch.bfloat16):
         posterior = vae.encode(x).latent_dist
