@@ -227,12 +227,20 @@ def _add_engine_commands(commands: Any) -> None:
     engines.add(commands.add_parser("engines", help="list, build, verify, share engines"), _add_knobs)
 
 
+class _Brief(logging.Formatter):
+    """Tracebacks are for the log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        shown = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None})
+        return super().format(shown)
+
+
 def _set_up_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO if settings.log_level != "debug" else logging.DEBUG)
     shown = logging.StreamHandler()
     shown.setLevel(settings.log_level.upper())
-    shown.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    shown.setFormatter(_Brief("%(name)s: %(message)s"))
     root.addHandler(shown)
     for chatty in ("httpx", "asyncio", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
