@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from studio.ui.gallery import file_url
 from studio.ui.waterfall import NAMES, seconds, summary
 
 EXAMPLES = (
-    "a red lighthouse on the left, the sea at sunset",
+    "a red lighthouse by the sea at sunset",
     "two yellow balloons over snowy mountains at dawn",
     "a blue tent by a lake at night, pine trees",
     "a pink cat in a meadow, cherry trees, rose tones",
@@ -67,16 +68,16 @@ def finished(result: ImageResult, history: History, offered: str = "") -> str:
             _unkept(pixels, seed) for pixels, seed in zip(result.images, result.seeds, strict=True)
         )
     facts = [_seeds(result.seeds), summary(result.spans), result.engine, result.model]
-    return _shown(frames, result.request, len(result.seeds), facts, [str(file) for file in result.files]) + (
-        f'<div class="remarks">{notice(warnings=result.warnings)}{offered}</div>'
-    )
+    return _shown(
+        frames, result.request, len(result.seeds), facts, [_place(file) for file in result.files]
+    ) + (f'<div class="remarks">{notice(warnings=result.warnings)}{offered}</div>')
 
 
 def kept(picture: Picture) -> str:
     """A picture of the history."""
     facts = [f"seed {picture.request.seed}", summary(picture.spans) if picture.spans else ""]
     facts += [picture.engine, picture.model]
-    return _shown(_kept(picture), picture.request, 1, facts, [str(picture.file)])
+    return _shown(_kept(picture), picture.request, 1, facts, [_place(picture.file)])
 
 
 def waiting(count: int) -> str:
@@ -131,6 +132,14 @@ def _shown(frames: str, request: ImageRequest, count: int, facts: Sequence[str],
         f'<div class="frame" {_shape(request, None)}>{_grid(frames, count)}</div>'
         f'<p class="caption"><span>{line}</span>{where}</p></div>'
     )
+
+
+def _place(file: Path) -> str:
+    """Where a file is, as its owner would say it."""
+    try:
+        return str(Path("~") / file.relative_to(Path.home()))
+    except (ValueError, RuntimeError):  # elsewhere, or nobody's home is known
+        return str(file)
 
 
 def _kept(picture: Picture) -> str:

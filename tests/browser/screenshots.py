@@ -1,6 +1,6 @@
 """Takes the README's screenshots of a running studio: ``python tests/browser/screenshots.py URL``.
 
-Start the studio with an empty ``STUDIO_DATA`` and ``--no-browser`` first; it draws about a dozen pictures.
+Start the studio first, with ``--no-browser`` and an empty ``STUDIO_DATA``; about a dozen pictures are drawn.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PROMPTS = (
     "a pink cat in a meadow, cherry trees",
     "two yellow balloons over snowy mountains at dawn",
     "a blue tent by a lake at night, pine trees",
-    "a green boat on the right, the ocean, rain",
+    "a green boat on the ocean, rain",
     "a red mushroom in a forest, golden tones",
-    "a purple kite on the left, the desert by day",
+    "a purple kite over the desert by day",
     "a white whale, the sea at night",
 )
 
@@ -38,7 +38,7 @@ def main(url: str) -> None:
         keep(page, "welcome.png")
         for words in PROMPTS:
             draw(page, words)
-        draw(page, "a red lighthouse on the left, the sea at sunset")
+        draw(page, "a red lighthouse by the sea at sunset")
         keep(page, "finished.png")
         batch_from_a_picture(opened(browser, url, "dark"))
         drawing(opened(browser, url, "dark"))
@@ -83,8 +83,8 @@ def batch_from_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Use as start image").click()
     page.wait_for_selector("#start img")
     page.locator("#count input[type=number]").fill("4")
-    page.locator("#strength input[type=number]").fill("0.8")
-    draw(page, "a red lighthouse on the left, the sea at night, violet tones")
+    page.locator("#strength input[type=number]").fill("0.9")
+    draw(page, "a red lighthouse by the sea at night")
     keep(page, "start-image.png")
 
 
