@@ -379,12 +379,13 @@ def test_real_tensorrt_rtx_builds_the_bundled_checkpoint(
 ) -> None:
     target = Target(TENSORRT_RTX, rtx_version, capability, "fp16")
     for order in orders(exported_fp16, target, Profile.fixed(1, 32, 32)):
-        told: list[float] = []
-        entry = build(order, cache, lambda _, fraction, told=told: told.append(fraction or 0.0))  # type: ignore[misc]
+        told: list[float | None] = []
+        entry = build(order, cache, lambda _, fraction, told=told: told.append(fraction))  # type: ignore[misc]
         assert entry.size > 1_000_000
-        assert told == sorted(told)
-        assert told[-1] == 1.0
-        assert len(told) >= 3
+        known = [fraction for fraction in told if fraction is not None]  # unknown while the graph is read
+        assert known == sorted(known)
+        assert known[-1] == 1.0
+        assert len(known) >= 3
         assert cache.look_up(order.key) == entry
     assert len(cache.entries()) == 4
 

@@ -106,7 +106,8 @@ def _check_disk(order: Order, folder: Path) -> None:
 
 
 def _try(order: Order, plan: Path, cache: EngineCache, python: Python, report: Report) -> float | None:
-    report(f"Trying the {order.title}", None)
+    if order.gpu is not None:
+        report(f"Trying the {order.title}", None)
     try:
         return trial.time_plan(order, plan, cache, python)
     except Unfit as unfit:

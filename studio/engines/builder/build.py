@@ -6,6 +6,7 @@ What a version has is asked of it, never inferred from its number.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -183,14 +184,15 @@ class Build:
             return None
         known = self.order.timing_cache.read_bytes() if self.order.timing_cache.is_file() else b""
         cache = config.create_timing_cache(known)
-        if not config.set_timing_cache(cache, False):  # another GPU's or version's
+        if cache is None or not config.set_timing_cache(cache, False):  # another GPU's or version's
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         return cache
 
     def _keep_timing_cache(self, cache: Any, config: Any) -> None:
         if cache is not None:
-            write_whole(self.order.timing_cache, config.get_timing_cache().serialize())
+            with contextlib.suppress(OSError):  # it only saves time
+                write_whole(self.order.timing_cache, config.get_timing_cache().serialize())
 
 
 def write_whole(file: Path, content: Any) -> None:
