@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import STAND_IN
 
 from studio.client import RawResult, TritonClient
 from studio.errors import Cancelled, RequestError, ServerError, ServerLostError
@@ -16,6 +15,7 @@ from studio.report import silent
 from studio.request import ImageRequest, Progress
 from studio.server.embedded import Embedded
 from studio.server.repository import Repository
+from tests.conftest import STAND_IN
 
 pytestmark = pytest.mark.server
 

@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import STAND_IN
 
 from studio.client import TritonClient
 from studio.errors import ServerError, ServerStartError
@@ -25,6 +24,7 @@ from studio.server import leftovers
 from studio.server.embedded import Embedded
 from studio.server.log import clean, last_words, reason
 from studio.server.repository import Repository
+from tests.conftest import STAND_IN
 from triton_models.diffusion.manifest import Engine, EngineSet
 
 pytestmark = pytest.mark.server

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from conftest import COMPONENTS
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from studio.client import RawResult, TritonClient
@@ -23,6 +22,7 @@ from studio.request import ImageRequest, ImageResult, Progress
 from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
+from tests.conftest import COMPONENTS
 from triton_models.diffusion.manifest import Engine, ModelInfo
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
