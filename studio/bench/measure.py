@@ -51,7 +51,7 @@ def measure(settings: Settings, steps: int, rounds: int, terminal: Terminal) -> 
                 figures = _against(diffusers, opened.studio, request, rounds)
             studios[figures["engine"]] = figures
     terminal.line("Measuring each engine by itself")
-    parts = _parts(settings, folder, 4 * rounds)
+    parts = _parts(settings, folder, 2 * rounds)
     terminal.line("Measuring the start")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
