@@ -34,7 +34,7 @@ def train_vae(
     """Train for `minutes` on about `images` square pictures; returns the averaged weights.
 
     First with `refine` off: everything is trained, and the latents are normalised at the end. Then with
-    `refine` on: the encoder stays, so that a UNet trained on its latents remains right; the decoder learns on.
+    `refine` on: the encoder stays, so that a UNet trained on its latents stays right; the decoder learns on.
     """
     pictures = _load_pictures(tokenizer_folder, images, workers, seed=3 if refine else 1, device=device)
     vae = vae.to(device, memory_format=torch.channels_last)
