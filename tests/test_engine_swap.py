@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class OnnxMaker:
     made: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     fails: str = ""
+    fails_for: str = ""
 
     def orders(self, model_folder: Path, profile: Profile) -> list[Order]:
         return orders(model_folder, Target("onnxruntime", "1", "cpu", self.precision), profile)
@@ -56,6 +57,8 @@ class OnnxMaker:
         self.made.append(order.component.name)
         if self.fails:
             raise BuildError(self.fails)
+        if order.component.name == self.fails_for:
+            raise ZeroDivisionError("a bug")
         report(f"Building the {order.title}", 0.5)
         found = self.cache.look_up(order.key)
         if isinstance(found, Entry):
@@ -157,7 +160,7 @@ def test_engines_come_into_service_while_pictures_are_drawn_and_none_fails(
             swapper.want(SIZE)
             wait_for(
                 lambda: (
-                    maker.made == ["text_encoder", "vae_encoder", "denoiser", "vae_decoder"]
+                    maker.made == ["denoiser", "text_encoder", "vae_encoder", "vae_decoder"]
                     and not swapper.status.message
                 )
             )
@@ -311,6 +314,19 @@ def test_a_failed_build_is_told_and_the_next_size_is_still_made(
         swapper.want(Profile.fixed(1, 16, 8))
         wait_for(lambda: bool(slow_service.swaps))
     assert told[0] == "The GPU has too little free memory."
+    assert swapper.offer(1, 8, 8) == SIZE  # what failed may be tried again
+
+
+def test_one_engine_that_fails_does_not_keep_the_others(maker: OnnxMaker, slow_service: Service) -> None:
+    told: list[str] = []
+    maker.fails_for = "denoiser"
+    with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
+        swapper.want(SIZE)
+        wait_for(lambda: len(told) == 4)
+    assert told[0] == "An engine for 64 × 64, batch 1 was given up (a bug); the log says more. " + (
+        "Pictures are made as before."
+    )
+    assert set(dict(slow_service.swaps)) == {"text_encoder", "vae_encoder", "vae_decoder"}
 
 
 def test_a_server_that_refuses_the_swap_is_told(maker: OnnxMaker, slow_service: Service) -> None:
@@ -335,6 +351,9 @@ def test_a_size_without_an_engine_is_offered_until_it_has_one(
     )  # plain ONNX runs it, and an engine would be faster
     made = Engine("tensorrt", "x.plan", "fp16", "denoiser-sm89-x", (1, 1), (64, 64), (64, 64))
     slow_service.swap("denoiser", [made, OLD])
+    assert swapper.offer(1, 64, 64) is None
+    other = replace(made, key="denoiser-sm89-y", height=(8, 8), width=(8, 8))
+    slow_service.swap("denoiser", [other, made, OLD])
     assert swapper.offer(1, 64, 64) is None
     assert swapper.offer(1, 96, 64) == Profile.fixed(1, 96, 64)
     swapper.want(Profile.fixed(1, 96, 64))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -18,7 +19,7 @@ from studio.engines.entry import Entry, Unfit
 from studio.engines.key import Profile
 from studio.engines.order import Order
 from studio.engines.trial import Disturbed, Outcome, Python
-from studio.errors import BuildCancelled, StudioError
+from studio.errors import BuildCancelled, EngineError, StudioError
 from studio.report import Report
 from triton_models.diffusion.manifest import Engine
 
@@ -110,7 +111,7 @@ class Swapper:
         self._thread.join()
 
     def want(self, profile: Profile) -> None:
-        """Have the engines of ``profile`` made as soon as the GPU is idle. At once if they are under way."""
+        """Have the engines of ``profile`` made as soon as the GPU is idle, unless they are under way."""
         if profile not in self._known:
             self._known.add(profile)
             self._wanted.put(profile)
@@ -118,26 +119,41 @@ class Swapper:
     def offer(self, batch: int, height: int, width: int) -> Profile | None:
         """What to want for pictures of this size (in latents) to be faster; None where nothing helps."""
         profile = Profile.fixed(batch, height, width)
-        first = next(iter(self._serving(DENOISER.name)), None)
-        served = first is not None and first.key != "" and first.admits(batch, height, width)
+        made = [engine for engine in self._serving(DENOISER.name) if engine.key]
+        served = any(engine.admits(batch, height, width) for engine in made)
         return None if served or profile in self._known else profile
 
     def _work(self) -> None:
         while (profile := self._wanted.get()) is not None and not self._cancel.is_set():
             try:
-                for order in self._maker.orders(self._export(self._report), profile):
-                    self._make(order)
+                orders = self._maker.orders(self._export(self._report), profile)
+                for order in sorted(orders, key=lambda each: each.component != DENOISER):  # it matters most
+                    with self._told(profile):
+                        self._make(order)
             except BuildCancelled:
                 break
-            except StudioError as error:
-                logger.warning("No engines for %s: %s", profile, error)
-                self._tell(str(error))
-            except Exception:
-                logger.exception("The engines for %s were given up", profile)
-                self._tell(
-                    f"The engines for {profile} were given up; the log says why. Pictures are made as before."
-                )
+            except StudioError as error:  # of the export
+                self._fail(profile, error)
             self.status = Status()
+
+    @contextmanager
+    def _told(self, profile: Profile) -> Iterator[None]:
+        """What goes wrong with one engine is told, and the next is made all the same."""
+        try:
+            yield
+        except BuildCancelled:
+            raise
+        except StudioError as error:
+            self._fail(profile, error)
+        except Exception as error:
+            logger.exception("An engine for %s was given up", profile)
+            sentence = f"An engine for {profile} was given up ({error}); the log says more."
+            self._fail(profile, EngineError(sentence, state="Pictures are made as before."))
+
+    def _fail(self, profile: Profile, error: StudioError) -> None:
+        logger.warning("No engine for %s: %s", profile, error)
+        self._known.discard(profile)  # it may be asked for again
+        self._tell(str(error))
 
     def _report(self, message: str, fraction: float | None = None) -> None:
         self.status = Status(message, fraction)
