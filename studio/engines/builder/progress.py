@@ -35,6 +35,7 @@ SHARES = {
 ROOT = "Building engine"
 _SECONDS_BETWEEN_LINES = 0.5
 _SECONDS_BEFORE_ETA = 3.0
+LEAST_FOR_ETA = 0.1  # below it lie only the quick phases, which foretell nothing
 
 
 class Progress:
@@ -99,7 +100,7 @@ class Progress:
         self._told = now
         elapsed = now - self._started
         fraction = self.fraction
-        told = fraction is not None and fraction > 0.05 and elapsed > _SECONDS_BEFORE_ETA
+        told = fraction is not None and fraction > LEAST_FOR_ETA and elapsed > _SECONDS_BEFORE_ETA
         self._tell(
             {
                 "event": "progress",
