@@ -25,8 +25,9 @@ class Cuda:
     Every address is a plain integer. Memory is freed with the object that owns it.
     """
 
-    def __init__(self) -> None:
-        self._runtime = _import_runtime()
+    def __init__(self, runtime: Any = None) -> None:
+        """``runtime`` is CUDA's bindings, imported where none are given. Raises ImportError and CudaError."""
+        self._runtime = runtime or _import_runtime()
         self.stream = int(self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
 
     def allocate(self, size: int) -> Memory:

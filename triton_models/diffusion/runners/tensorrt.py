@@ -21,9 +21,8 @@ SCALARS = ("timestep", "input_scale", "update", "denoised_scale")
 
 def load(file: Path, precision: str, threads: int, cache_folder: Path | None) -> TensorRtRunner:
     """Open a plan that was built for this GPU. ``precision`` is the plan's own; nothing is cached."""
-    trt = importlib.import_module("tensorrt")
-    with _as_unusable():
-        cuda = Cuda()
+    with as_unusable():
+        trt, cuda = importlib.import_module("tensorrt"), Cuda()
         log, runtime, engine = deserialize(trt, file)
         context = existing(engine.create_execution_context(), log)
         return TensorRtRunner(Plan(trt, runtime, log, engine, context), cuda)
@@ -41,7 +40,7 @@ class TensorRtRunner:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
         filled = {name: _repeated_to(array, self._plan.least(name)) for name, array in inputs.items()}
-        with _as_unusable():
+        with as_unusable():
             if self._bound is None or not self._bound.fits(_shapes(filled)):
                 self._bound = None  # what it held is free before more is taken
                 self._bound = Bound(self._plan, self._cuda, _shapes(filled))
@@ -62,7 +61,7 @@ class TensorRtRunner:
         state[0] = latents
         inputs = {"state": state, "embeddings": embeddings, "guidance": guidance}
         shapes = {**_shapes(inputs), "noise": latents.shape}
-        with _as_unusable():
+        with as_unusable():
             if self._loop is None or not self._loop.bound.fits(shapes):
                 self._loop = None
                 self._loop = _Loop(Bound(self._plan, self._cuda, shapes, together=SCALARS))
@@ -122,7 +121,7 @@ class TensorRtSteps:
     def start(self, row: Row, noise: Floats | None) -> None:
         assert self._started - self._ended <= self.ahead, "too many steps started"
         bound, turn = self._loop.bound, self._loop.turns[self._started % 2]
-        with _as_unusable():
+        with as_unusable():
             turn.upload(bound, row, noise)
             self._loop.step()
             bound.cuda.download(turn.denoised, bound.address["denoised"])
@@ -132,14 +131,14 @@ class TensorRtSteps:
     def wait(self) -> Floats:
         assert self._ended < self._started, "wait() without start()"
         turn = self._loop.turns[self._ended % 2]
-        with _as_unusable():
+        with as_unusable():
             self._loop.bound.cuda.wait(turn.done)
         self._ended += 1
         _refuse_broken(turn.denoised)
         return turn.denoised
 
     def latents(self) -> Floats:
-        with _as_unusable():
+        with as_unusable():
             state: Floats = self._loop.bound.get("state")
         return np.array(state[0])
 
@@ -163,9 +162,11 @@ def _refuse_broken(output: Array) -> None:
 
 
 @contextlib.contextmanager
-def _as_unusable() -> Iterator[None]:
-    """A CUDA error says that the engine cannot be used, whatever it is."""
+def as_unusable() -> Iterator[None]:
+    """A runtime that is not installed, and any CUDA error, say that the engine cannot be used."""
     try:
         yield
+    except ImportError as error:
+        raise EngineUnusable(f"its runtime is not installed ({error})") from error
     except CudaError as error:
         raise EngineUnusable(f"the GPU failed ({error})") from error

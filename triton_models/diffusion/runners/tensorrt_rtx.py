@@ -8,19 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .base import EngineUnusable
-from .cuda import Cuda, CudaError
+from .cuda import Cuda
 from .plan import Plan, deserialize, existing
-from .tensorrt import TensorRtRunner
+from .tensorrt import TensorRtRunner, as_unusable
 
 
 def load(file: Path, precision: str, threads: int, cache_folder: Path | None) -> TensorRtRunner:
     """Open an engine. Compiled kernels are read from and written to ``cache_folder``."""
-    trt = _import_bindings()
-    try:
-        cuda = Cuda()
-    except CudaError as error:
-        raise EngineUnusable(f"the GPU failed ({error})") from error
+    with as_unusable():
+        trt, cuda = _import_bindings(), Cuda()
     log, runtime, engine = deserialize(trt, file)
     settings = engine.create_runtime_config()
     settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
