@@ -64,7 +64,11 @@ class Build:
         self.progress = progress
         self.errors: list[str] = []
         self.logger = log.make_logger(trt, self.errors)
-        self.builder = trt.Builder(self.logger)
+        try:
+            self.builder = trt.Builder(self.logger)
+        except TypeError as error:  # what the bindings raise when createInferBuilder returns null
+            why = self.errors[-1] if self.errors else "there is no GPU, or the NVIDIA driver is too old."
+            raise Failure(log.sentence(self.errors, f"TensorRT cannot start: {why}")) from error
         self.strongly_typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(
             trt.BuilderFlag, "FP16"
         )
@@ -215,10 +219,7 @@ def build(order: argparse.Namespace, progress: Progress) -> dict[str, object]:
     trt = import_tensorrt(order.flavour)
     if not order.onnx.is_file():
         raise Failure(f"There is no ONNX file {order.onnx}.")
-    try:
-        work = Build(trt, order, progress)
-    except TypeError as error:  # what the bindings raise when createInferBuilder returns null
-        raise Failure("TensorRT cannot start: there is no GPU, or the NVIDIA driver is too old.") from error
+    work = Build(trt, order, progress)
     work.parse()
     plan, workspace = work.serialized()
     write_whole(order.plan, plan)
