@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # The figures of BENCHMARKS.md on one NVIDIA GPU that reaches no registry, stage by stage.
 #
-#   h200.sh torch        SD 1.5's geometry: checkpoint, ONNX, diffusers eager and compiled (any Python with torch)
-#   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and what the studio needs, from a packed kit
-#   h200.sh first        SD 1.5's denoiser at 512 x 512, alone on the GPU, so that nothing disturbs its timing
+#   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and requirements.txt, from a packed kit (README.md)
+#   h200.sh export       SD 1.5's geometry with random weights as a checkpoint and as ONNX (any Python with torch)
+#   h200.sh first        its denoiser's engine at 512 x 512, alone on the GPU, so that nothing disturbs its timing
 #   h200.sh rest         every other engine: SD 1.5's, its denoiser for batch 4, the bundled checkpoint's
 #   h200.sh measure      end to end through Triton, each engine alone, and the bundled checkpoint's pictures
+#   h200.sh diffusers    the same requests by diffusers, eager and compiled
+#   h200.sh all          all of them after the kit, one after the other
 #
 # BUNDLED is the bundled checkpoint's float16 export and PICTURES what a CPU drew with its float32 export:
 #   python tests/gpu/serve.py pictures FLOAT32_EXPORT --cache CACHE --pixels 256 --engine onnxruntime --file PICTURES
@@ -47,10 +49,15 @@ PY
 }
 
 case $1 in
-  torch)
+  export)
     python3 "$here/sd15.py" write "$WORK/sd15"
     python3 "$here/sd15.py" export "$WORK/sd15" "$WORK/export"
-    python3 "$here/sd15.py" diffusers "$WORK/sd15" "$WORK/diffusers.json"
+    ;;
+  diffusers)
+    python3 "$here/sd15.py" diffusers "$WORK/sd15" "$OUT/diffusers.json"
+    ;;
+  all)
+    for stage in export first rest measure diffusers; do date; "$0" "$stage"; done
     ;;
   kit)
     mkdir -p "$WORK/packed" && cat "$2"/part.* | tar -xf - -C "$WORK/packed"
@@ -71,7 +78,6 @@ case $1 in
     serve measure "$(sd15)" --file "$OUT/batch1.json" --level "$LEVEL" || true
     serve pictures "$BUNDLED" --pixels 256 --file "$PICTURES" --level "$LEVEL" || true
     serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --batch-level "$BATCH_LEVEL" || true
-    cp -f "$WORK/diffusers.json" "$OUT/" || true
     nvidia-smi
     ;;
 esac
