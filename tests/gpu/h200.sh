@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of BENCHMARKS.md on one NVIDIA GPU that reaches no registry, stage by stage.
+# Figures on one NVIDIA GPU whose host reaches no registry, stage by stage.
 #
 #   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and requirements.txt, from a packed kit (README.md)
 #   h200.sh export       SD 1.5's geometry with random weights as a checkpoint and as ONNX (any Python with torch)
