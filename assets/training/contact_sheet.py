@@ -38,7 +38,7 @@ PROMPTS = (
     "a green car in the desert at noon",
     "a yellow boat on a mountain lake",
 )
-COLUMNS, CELL, TEXT = 6, 192, 18
+COLUMNS, CELL, TEXT = 6, 168, 18
 
 
 def main() -> None:
@@ -56,14 +56,14 @@ def main() -> None:
     painter = Painter(Settings(options.checkpoint, options.device, options.steps))
     seeds = range(options.seed, options.seed + len(PROMPTS))
     sheet = arrange(painter.paint(PROMPTS, seeds, options.guidance), PROMPTS)
-    sheet.quantize(256).save(options.file, optimize=True)
+    sheet.save(options.file, optimize=True)
 
 
 def arrange(pictures: list[Image.Image], captions: tuple[str, ...]) -> Image.Image:
     """The pictures in rows, each above its prompt."""
     rows = -(-len(pictures) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (CELL + 8) + 8, rows * (CELL + TEXT + 8) + 8), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=9)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=8)
     for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x, y = 8 + index % COLUMNS * (CELL + 8), 8 + index // COLUMNS * (CELL + TEXT + 8)
         sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))

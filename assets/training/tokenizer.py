@@ -53,7 +53,8 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
 def write_vocabulary(tokens: dict[str, int], merges: list[str], folder: Path) -> None:
     """Write vocab.json and merges.txt, the two files every CLIP tokenizer reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+    by_id = dict(sorted(tokens.items(), key=lambda item: item[1]))
+    (folder / "vocab.json").write_text(json.dumps(by_id, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
 
 

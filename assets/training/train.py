@@ -2,6 +2,7 @@
 
     python -m assets.training.train --out runs/postcards            everything, on one CUDA GPU
     python -m assets.training.train --out runs/postcards --stages pack --checkpoint assets/postcards
+    python -m assets.training.train --out runs/more --stages unpack diffusion pack --resume      train on
 
 Each stage writes its result into --out and reads the stages before it from there, so a stage can be
 repeated alone. Training lasts the minutes given and the learning rate follows the clock: on a GPU
@@ -16,7 +17,7 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
@@ -25,11 +26,12 @@ from assets.training.captions import caption
 from assets.training.diffusion_training import train_diffusion
 from assets.training.models import Networks, make_text_encoder, make_unet, make_vae, save_checkpoint
 from assets.training.scene import random_scene
-from assets.training.tokenizer import MAX_TOKENS, train_tokenizer
+from assets.training.tokenizer import MAX_TOKENS, save_tokenizer, train_tokenizer
 from assets.training.vae_training import train_vae
 
-STAGES = ("tokenizer", "vae", "decoder", "diffusion", "pack")
+STAGES = ("unpack", "tokenizer", "vae", "decoder", "diffusion", "pack")
 SEED = 20
+BUNDLED = Path(__file__).parents[1] / "postcards"
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results of each stage")
     parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run (default: all)"
+        "--stages", nargs="+", choices=STAGES, default=STAGES[1:], help="default: all but unpack"
     )
     parser.add_argument(
         "--checkpoint", type=Path, help="the diffusers folder that `pack` writes (default: OUT/postcards)"
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--vae-batch", type=int, default=64)
     parser.add_argument("--vae-minutes", type=float, default=6)
     parser.add_argument("--images", type=int, default=400_000, help="pictures for the diffusion stage")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--minutes", type=float, default=18)
     parser.add_argument("--resume", action="store_true", help="go on from the diffusion weights in --out")
     parser.add_argument(
@@ -66,6 +68,15 @@ def main() -> None:
     for stage in STAGES:
         if stage in options.stages:
             RUN[stage](options)
+
+
+def _unpack(options: argparse.Namespace) -> None:
+    """The opposite of pack, from the bundled checkpoint: what training needs to go on from it."""
+    pipeline = StableDiffusionPipeline.from_pretrained(BUNDLED, local_files_only=True)
+    save_tokenizer(pipeline.tokenizer, options.out / "tokenizer")
+    for name in ("text_encoder", "unet", "vae"):
+        _save(getattr(pipeline, name), options.out / f"{name}.safetensors")
+    _save(pipeline.vae, options.out / "vae_refined.safetensors")
 
 
 def _tokenizer(options: argparse.Namespace) -> None:
@@ -147,7 +158,14 @@ def _save(model: nn.Module, file: Path) -> None:
     fresh.replace(file)
 
 
-RUN = {"tokenizer": _tokenizer, "vae": _vae, "decoder": _decoder, "diffusion": _diffusion, "pack": _pack}
+RUN = {
+    "unpack": _unpack,
+    "tokenizer": _tokenizer,
+    "vae": _vae,
+    "decoder": _decoder,
+    "diffusion": _diffusion,
+    "pack": _pack,
+}
 
 
 if __name__ == "__main__":
