@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -382,6 +383,15 @@ def test_the_gpus_failure_is_told() -> None:
     gpu = Broken()
     with pytest.raises(EngineUnusable, match="illegal memory access"):
         TensorRtRunner(plan(decoder(gpu)), gpu).run({"latents": random(2, 4, 8, 8)}, ["image"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_a_runtime_that_is_not_installed_is_told(flavour: str, tmp_path: Path) -> None:
+    if any(importlib.util.find_spec(name) for name in ("cuda", "tensorrt")):
+        pytest.skip("it is installed here")
+    module = importlib.import_module(f"triton_models.diffusion.runners.{flavour}")
+    with pytest.raises(EngineUnusable, match="its runtime is not installed"):
+        module.load(tmp_path / "denoiser.plan", "fp16", 0, tmp_path)
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt_rtx"])

@@ -163,10 +163,12 @@ def _refuse_broken(output: Array) -> None:
 
 @contextlib.contextmanager
 def as_unusable() -> Iterator[None]:
-    """A runtime that is not installed, and any CUDA error, say that the engine cannot be used."""
+    """What is not installed, cannot be read or fails in CUDA says that the engine cannot be used."""
     try:
         yield
     except ImportError as error:
         raise EngineUnusable(f"its runtime is not installed ({error})") from error
+    except OSError as error:
+        raise EngineUnusable(f"it cannot be read ({error})") from error
     except CudaError as error:
         raise EngineUnusable(f"the GPU failed ({error})") from error

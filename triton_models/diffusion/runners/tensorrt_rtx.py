@@ -17,7 +17,7 @@ def load(file: Path, precision: str, threads: int, cache_folder: Path | None) ->
     """Open an engine. Compiled kernels are read from and written to ``cache_folder``."""
     with as_unusable():
         trt, cuda = _import_bindings(), Cuda()
-    log, runtime, engine = deserialize(trt, file)
+        log, runtime, engine = deserialize(trt, file)
     settings = engine.create_runtime_config()
     settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     kernels = _Kernels(settings, cache_folder / f"{file.stem}.kernels" if cache_folder else None)
