@@ -29,7 +29,7 @@ PULL_ATTEMPTS = 3
 # What the models import: on the CPU, and on a GPU.
 IMPORTED = ("tokenizers", "onnxruntime", "openvino")
 IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
-FALLBACK_VERSIONS = {"onnxruntime-gpu": "1.30.0", "cuda-python": "13.0.3"}
+CUDA_PYTHON_VERSION = "13.0.3"  # as in pyproject.toml; not installed where no engine runs
 
 # Runs in the base image and prints what it holds: its Python, TensorRT's exact version and packages.
 PROBE = """
@@ -196,7 +196,6 @@ def _split(reference: str) -> tuple[str, str]:
 
 
 def _our_version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return FALLBACK_VERSIONS[name]
+    if name == "cuda-python":
+        return CUDA_PYTHON_VERSION
+    return importlib.metadata.version(name.removesuffix("-gpu"))

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: runs the exported graph as it is, at every size."""
+"""ONNX Runtime: runs the exported graph as it is, at every size; on the GPU where it is built for one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ..samplers import Row
 from . import memory
 from .base import Array, EngineUnusable, Floats, StepBuffers, Steps
 
+CUDA = "CUDAExecutionProvider"
+
 
 def load(file: Path, precision: str, threads: int, cache_folder: Path | None) -> OnnxRuntimeRunner:
     """Open an ONNX file. ``precision`` is the file's own; nothing is cached."""
@@ -24,10 +26,20 @@ def load(file: Path, precision: str, threads: int, cache_folder: Path | None) ->
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=_providers())
     except Exception as error:  # the runtime's own exceptions share no base class
         raise EngineUnusable(f"ONNX Runtime could not load {file.name}: {error}") from error
     return OnnxRuntimeRunner(session)
+
+
+def _providers() -> list[str]:
+    available = onnxruntime.get_available_providers()
+    return [name for name in (CUDA, "CPUExecutionProvider") if name in available]
+
+
+def _limit_memory(session: Any) -> None:
+    if CUDA not in session.get_providers():  # CUDA reserves far more addresses than memory
+        memory.limit_to_free()
 
 
 class OnnxRuntimeRunner:
@@ -38,12 +50,12 @@ class OnnxRuntimeRunner:
         self._thread = ThreadPoolExecutor(1, "onnxruntime-step")
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        memory.limit_to_free()
+        _limit_memory(self._session)
         with memory.said_plainly():
             return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
 
     def steps(self, latents: Floats, embeddings: Floats, guidance: Floats) -> Steps:
-        memory.limit_to_free()
+        _limit_memory(self._session)
         return OnnxRuntimeSteps(self._session, self._thread, StepBuffers(latents, embeddings, guidance))
 
 
