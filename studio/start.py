@@ -151,6 +151,12 @@ def _server(settings: Settings, here: Machine, gpu: Gpu | None, ready: Prepared)
         return container.ContainerServer(repository, logs, how)
     from studio.server.embedded import Embedded
 
+    if (
+        settings.cache_dir / "containers"
+    ).is_dir():  # an earlier studio used Docker, and may have been killed
+        from studio.server import container
+
+        container.sweep(settings.cache_dir, owner=str(CHECKOUT))
     return Embedded(repository, logs, environment=environment((gpu,) if gpu else ()))
 
 

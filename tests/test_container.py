@@ -23,7 +23,7 @@ from studio.generate import Studio
 from studio.history import History
 from studio.report import silent
 from studio.request import ImageRequest, ImageResult, Progress
-from studio.server.container import ContainerServer, Settings
+from studio.server.container import ContainerServer, Settings, sweep
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from tests.conftest import COMPONENTS, STAND_IN
@@ -178,6 +178,15 @@ def test_a_killed_studio_s_container_is_gone_on_with_or_removed(
     changed.stop()
 
 
+def test_a_studio_without_docker_removes_what_one_with_it_left(
+    settings: Settings, engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    start_and_kill(settings, tmp_path)
+    assert len(containers(engine, settings.owner)) == 1
+    sweep(settings.cache_dir, settings.owner)
+    assert containers(engine, settings.owner) == []
+
+
 def test_two_studios_do_not_touch_each_other(
     repository: Repository, settings: Settings, engine: docker.DockerClient, tmp_path: Path
 ) -> None:
@@ -282,7 +291,7 @@ CHILD = """
 import os, sys
 from pathlib import Path
 from studio.report import silent
-from studio.server.container import ContainerServer, Settings
+from studio.server.container import ContainerServer, Settings, sweep
 from studio.server.repository import Repository
 cache, owner, image, sources, logs = sys.argv[1:]
 cache = Path(cache)

@@ -10,7 +10,7 @@ from docker.errors import ImageNotFound
 
 from studio.errors import DockerError
 from studio.server.container import image
-from studio.server.container.engine import IMAGE, IMAGE_FOR_OLD_DRIVERS, image_for, judge
+from studio.server.container.engine import IMAGE, IMAGE_FOR_OLD_DRIVERS, _is_here, image_for, judge
 from studio.server.container.refusals import explain, explain_exit
 from tests.test_dispatch import gpu
 
@@ -97,6 +97,20 @@ def test_no_docker_means_no_container(monkeypatch: pytest.MonkeyPatch, tmp_path:
     verdict = judge(gpu())
     assert not verdict.usable
     assert "docker" in verdict.reason.lower()
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http+docker://localhost", True),  # a socket, of Docker Desktop and rootless engines too
+        ("http+docker://localnpipe", True),  # Windows
+        ("http://127.0.0.1:2375", True),
+        ("http+docker://ssh", False),
+        ("https://build.example:2376", False),
+    ],
+)
+def test_an_engine_on_another_machine_is_of_no_use(url: str, here: bool) -> None:
+    assert _is_here(url) is here
 
 
 class FakeEngine:

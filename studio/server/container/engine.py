@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import docker
 from docker.errors import DockerException, ImageNotFound
@@ -35,7 +36,19 @@ def connect() -> docker.DockerClient:
         client.ping()
     except (DockerException, OSError) as error:
         raise explain(error) from error
+    if not _is_here(client.api.base_url):
+        client.close()
+        raise DockerError(
+            "Docker's context points to another machine, where the studio's files are not.",
+            hint="Run `docker context use default`, unset DOCKER_HOST, or use `--runtime embedded`.",
+        )
     return client
+
+
+def _is_here(base_url: str) -> bool:
+    """Whether the engine sees this machine's files: the SDK's names for a socket, a pipe, or this host."""
+    host = urlsplit(base_url).hostname
+    return host in ("localhost", "localnpipe", "127.0.0.1", "::1")
 
 
 def image_for(gpu: Gpu | None, wanted: str = "") -> str:

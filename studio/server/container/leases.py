@@ -62,6 +62,12 @@ def try_take(cache_dir: Path, name: str) -> Lease | None:
     return Lease(folder, lock)
 
 
+def any_left(cache_dir: Path) -> bool:
+    """Whether there may be containers, without asking Docker."""
+    folder = cache_dir / "containers"
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def give(folder: Path, uid: int) -> None:
     """Make ``folder`` the container user's to write, where this user may."""
     if hasattr(os, "chown"):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -157,18 +157,12 @@ class ContainerServer:
         """Remove what killed studios of this checkout left, but for one that is just what is wanted."""
         assert self._client is not None
         kept: Container | None = None
-        labels = {"label": f"{LABEL_OWNER}={self.settings.owner}"}
-        for container in self._client.containers.list(all=True, filters=labels, ignore_removed=True):
-            lease = leases.try_take(self.settings.cache_dir, container.name.removeprefix(NAME_PREFIX))
-            if lease is None:
-                continue  # a studio that runs beside this one holds it
+        for container, lease in _left(self._client, self.settings.cache_dir, self.settings.owner):
             same = container.labels.get(LABEL_CONFIGURATION) == configuration
             if kept is None and same and container.status == "running":
                 kept, self._lease = container, lease
-                continue
-            logger.info("Removing container %s, which an earlier studio left", container.short_id)
-            _remove(container, 0)
-            lease.remove()
+            else:
+                _discard(container, lease)
         return kept
 
     def _wait_until_ready(self, report: Report) -> Endpoint:
@@ -202,6 +196,32 @@ class ContainerServer:
         return ServerStartError(
             ended.what, state=f"{ended.state} Its whole log is in {self._log.path}.", hint=ended.hint
         )
+
+
+def sweep(cache_dir: Path, owner: str) -> None:
+    """Remove the containers that killed studios of ``owner`` left; says nothing where Docker is away."""
+    if not leases.any_left(cache_dir):
+        return
+    with suppress(DockerError, DockerException, OSError), closing(engine.connect()) as client:
+        for container, lease in _left(client, cache_dir, owner):
+            _discard(container, lease)
+
+
+def _left(
+    client: docker.DockerClient, cache_dir: Path, owner: str
+) -> Iterator[tuple[Container, leases.Lease]]:
+    """The containers of ``owner`` that no living studio holds, each with its lease, now this process's."""
+    labels = {"label": f"{LABEL_OWNER}={owner}"}
+    for container in client.containers.list(all=True, filters=labels, ignore_removed=True):
+        lease = leases.try_take(cache_dir, container.name.removeprefix(NAME_PREFIX))
+        if lease is not None:
+            yield container, lease
+
+
+def _discard(container: Container, lease: leases.Lease) -> None:
+    logger.info("Removing container %s, which an earlier studio left", container.short_id)
+    _remove(container, 0)
+    lease.remove()
 
 
 @contextmanager
