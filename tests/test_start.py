@@ -37,6 +37,12 @@ exec "$0" -m studio.cli generate "a boat" --steps 2 -o "$1"
 """
 
 
+def _as_from_a_terminal() -> None:
+    # What started the tests may ignore signals (nohup, a shell's background), and children inherit that.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Started:
     """``python -m studio.cli`` with a data folder, a temporary folder and a cache that are not the user's."""
 
@@ -57,6 +63,7 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_as_from_a_terminal,
         )
 
     def page(self, cache: Path) -> running.Instance:
