@@ -27,7 +27,8 @@ from studio.server.container import ContainerServer, Settings, sweep
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from tests.conftest import COMPONENTS, STAND_IN
-from triton_models.diffusion.manifest import Engine, ModelInfo
+from tests.fakes import MODEL
+from triton_models.diffusion.manifest import Engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -266,26 +267,6 @@ def test_a_picture_is_the_embedded_server_s_to_the_byte(
             assert isinstance(there, RawResult)
             np.testing.assert_array_equal(here.images, there.images)
 
-
-MODEL = ModelInfo(
-    name="stand-in",
-    family="sd1",
-    digest="",
-    prediction_type="epsilon",
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    train_timesteps=1000,
-    timestep_spacing="leading",
-    steps_offset=1,
-    max_tokens=77,
-    embedding_width=8,
-    latent_channels=4,
-    vae_scale_factor=8,
-    default_width=64,
-    default_height=64,
-    preview_factors=[[0.0] * 3] * 5,
-)
 
 CHILD = """
 import os, sys
