@@ -25,8 +25,12 @@ SHARED_MEMORY = Path("/dev/shm")
 def make() -> tuple[Path, int]:
     """A new folder for a server, and the descriptor that holds its lock. Raises OSError."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except BaseException:  # Ctrl-C too: without its lock the folder would never be swept
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder, lock
 
 
