@@ -125,8 +125,8 @@ class Embedded:
     def _start(self, wheel: Wheel, report: Report) -> Endpoint:
         report("Preparing the models", None)
         try:
-            folder, lock = leftovers.make()
-            self._folder = folder
+            self._folder = folder = leftovers.name()
+            lock = leftovers.make(folder)
             try:
                 self._fill(folder, wheel)
                 report("Starting Triton", 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -22,16 +23,17 @@ MARK = "TRITON_STUDIO_RUN"  # in the environment of every process of a server: t
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def make() -> tuple[Path, int]:
-    """A new folder for a server, and the descriptor that holds its lock. Raises OSError."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except BaseException:  # Ctrl-C too: without its lock the folder would never be swept
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder, lock
+def name() -> Path:
+    """Where a new server's folder may be made. Known before it is there, it can be removed at any moment."""
+    return Path(tempfile.gettempdir()) / f"{PREFIX}{secrets.token_hex(4)}"
+
+
+def make(folder: Path) -> int:
+    """Make a server's folder; returns the descriptor that holds its lock. Raises OSError."""
+    folder.mkdir(mode=0o700)
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def sweep() -> None:
