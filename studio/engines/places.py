@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import httpx
 
@@ -69,12 +69,7 @@ class Folder:
             reader = source.open("rb")
         with reader, into.open("ab") as writer:
             reader.seek(writer.tell())
-            while chunk := reader.read(CHUNK):
-                _check(cancel)
-                writer.write(chunk)
-                done(writer.tell())
-                if writer.tell() > size:
-                    return
+            _pour(iter(lambda: reader.read(CHUNK), b""), writer, size, done, cancel)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -126,12 +121,8 @@ class Web:
         with self._get(file, {"Range": f"bytes={there}-"} if there else {}) as response:
             continues = response.status_code == httpx.codes.PARTIAL_CONTENT
             with into.open("ab" if continues else "wb") as writer:
-                for chunk in response.iter_raw():  # as it comes: what is buffered would be lost with the line
-                    _check(cancel)
-                    writer.write(chunk)
-                    done(writer.tell())
-                    if writer.tell() > size:
-                        return
+                # As it comes: what is buffered would be lost with the line.
+                _pour(response.iter_raw(), writer, size, done, cancel)
 
     @contextmanager
     def _get(self, file: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -167,6 +158,12 @@ def _hub(named: str) -> Web:
     return Web(named, address, {"Authorization": f"Bearer {token}"} if token else {})
 
 
-def _check(cancel: threading.Event) -> None:
-    if cancel.is_set():
-        raise BuildCancelled("The download was cancelled.", state="What came so far is kept.")
+def _pour(chunks: Iterable[bytes], writer: BinaryIO, size: int, done: Done, cancel: threading.Event) -> None:
+    """Write chunks as they come, and none after more than ``size`` bytes are there."""
+    for chunk in chunks:
+        if cancel.is_set():
+            raise BuildCancelled("The download was cancelled.", state="What came so far is kept.")
+        writer.write(chunk)
+        done(writer.tell())
+        if writer.tell() > size:
+            return
