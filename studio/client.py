@@ -10,6 +10,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -56,6 +57,7 @@ class TritonClient:
     def __init__(self, address: str) -> None:
         self.address = address
         self._client = self._connect()
+        self._idle: queue.LifoQueue[_Stream] = queue.LifoQueue(maxsize=1)
 
     def generate(self, request: ImageRequest, cancel: threading.Event) -> Iterator[Progress | RawResult]:
         """Yield Progress as the server works, then the RawResult.
@@ -66,7 +68,7 @@ class TritonClient:
         model = TEXT_TO_IMAGE if request.image is None else IMAGE_TO_IMAGE
         yield Progress("text_encode", 0, request.steps)
         drawn: RawResult | None = None
-        for result in self._stream(model, _inputs(request), cancel):
+        for result in self._answers(model, _inputs(request), cancel):
             images = result.as_numpy("image")
             if images is not None:
                 drawn = _raw_result(images, result)
@@ -111,6 +113,8 @@ class TritonClient:
 
     def close(self) -> None:
         """Give the connection back."""
+        with suppress(queue.Empty):
+            self._idle.get_nowait().close()
         self._client.close()
 
     def _connect(self) -> InferenceServerClient:
@@ -122,28 +126,65 @@ class TritonClient:
         except InferenceServerException as error:
             raise _translate(error) from error
 
-    def _stream(self, model: str, inputs: list[InferInput], cancel: threading.Event) -> Iterator[InferResult]:
+    def _answers(
+        self, model: str, inputs: list[InferInput], cancel: threading.Event
+    ) -> Iterator[InferResult]:
         """Every answer with content that a decoupled model gives to one request."""
-        answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        client = self._connect()  # tritonclient has one stream per client
+        stream = self._take()
+        done = False
         try:
-            client.start_stream(lambda result, error: answers.put((result, error)))
-            client.async_stream_infer(model, inputs, enable_empty_final_response=True)
-            while True:
-                result, error = _next(answers, cancel)
+            stream.ask(model, inputs)
+            while not done:
+                result, error = _next(stream.answers, cancel)
                 if error is not None:
                     raise _translate_answer(error) from error
                 assert result is not None
                 response = result.get_response()
                 if response.outputs:
                     yield result
-                if response.parameters["triton_final_response"].bool_param:
-                    return
+                done = bool(response.parameters["triton_final_response"].bool_param)
         except InferenceServerException as error:
             raise _translate(error) from error
         finally:
-            client.stop_stream(cancel_requests=True)
-            client.close()
+            self._give_back(stream, done)
+
+    def _take(self) -> _Stream:
+        """A stream for one request: the one that the last request left, if it still stands."""
+        try:
+            stream = self._idle.get_nowait()
+        except queue.Empty:
+            return _Stream(self._connect())
+        if stream.answers.empty():
+            return stream
+        stream.close()  # nobody had asked, so what arrived is the news that the server went away
+        return _Stream(self._connect())
+
+    def _give_back(self, stream: _Stream, done: bool) -> None:
+        try:
+            if done:
+                self._idle.put_nowait(stream)
+                return
+        except queue.Full:  # several requests ran at once
+            pass
+        stream.close()
+
+
+class _Stream:
+    """A gRPC stream, open for one request after another: opening one takes longer than a step."""
+
+    def __init__(self, client: InferenceServerClient) -> None:
+        self.answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._client = client  # of its own: tritonclient has one stream per client
+        client.start_stream(lambda result, error: self.answers.put((result, error)))
+
+    def ask(self, model: str, inputs: list[InferInput]) -> None:
+        """Send a request; its answers come into ``answers``."""
+        self._client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+
+    def close(self) -> None:
+        """Cancel what is under way and give the connection back."""
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
 
 
 def _next(answers: queue.SimpleQueue[_Answer], cancel: threading.Event) -> _Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,23 @@ def test_models_are_listed_unloaded_and_loaded(client: TritonClient) -> None:
     assert isinstance(_generate(client)[-1], RawResult)
     with pytest.raises(ServerError):
         client.load_model("nothing-of-that-name")
+
+
+def test_a_stream_serves_one_request_after_another(client: TritonClient) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        assert isinstance(_generate(client, steps=1)[-1], RawResult)
+        assert threading.active_count() <= before + 1
+
+
+def test_a_stream_that_died_while_idle_is_not_used(embedded_platform: None, tmp_path: Path) -> None:
+    server = Embedded(Repository(tmp_path, {}, tmp_path, sources=STAND_IN), tmp_path / "logs")
+    client = TritonClient(server.start(silent).address)
+    assert isinstance(_generate(client)[-1], RawResult)
+    server.stop()
+    with pytest.raises(ServerLostError):
+        _generate(client)
+    client.close()
 
 
 def test_several_requests_at_once(client: TritonClient) -> None:

@@ -374,6 +374,7 @@ def test_every_control_has_a_name_and_nothing_overflows_a_phone(page, serve):
 def test_the_page_is_used_with_the_keyboard_alone(page, serve):
     page.goto(serve().url)
     expect(page.locator("#prompt textarea")).to_be_focused()
+    expect(page.locator(GENERATE)).to_be_visible()  # Gradio fetches its buttons after its text boxes
     page.keyboard.type("a kite")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
