@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
-import launcher
+from studio.venv.places import EXTRAS
+from studio.venv.places import ROOT as CHECKOUT
+from studio.venv.state import requirements
 
-ROOT = Path(launcher.__file__).parent
+ROOT = Path(CHECKOUT)
 SECONDS = 120
 pytestmark = pytest.mark.timeout(300)
 
@@ -56,7 +58,11 @@ class Checkout:
         self.root = folder / "my stüdio ✿"
         self.venv = self.root / ".venv"
         self.wheels.mkdir()
-        (self.root / "studio").mkdir(parents=True)
+        shutil.copytree(
+            ROOT / "studio" / "venv",
+            self.root / "studio" / "venv",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         wheel(self.wheels, "1.0")
         wheel(self.wheels, "2.0")
         shutil.copy(ROOT / "launcher.py", self.root)
@@ -209,8 +215,9 @@ def test_no_package_to_be_had_is_said_and_tried_again(checkout: Checkout) -> Non
 
 
 def test_without_a_fit_python_one_sentence_says_what_to_install(checkout: Checkout) -> None:
-    source = (checkout.root / "launcher.py").read_text()
-    (checkout.root / "launcher.py").write_text(source.replace('("3.11", "3.12")', '("3.98", "3.99")'))
+    places = checkout.root / "studio" / "venv" / "places.py"
+    source = places.read_text()
+    places.write_text(source.replace('("3.11", "3.12")', '("3.98", "3.99")'))
     process = checkout.start()
     _, told = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
@@ -220,20 +227,22 @@ def test_without_a_fit_python_one_sentence_says_what_to_install(checkout: Checko
 
 def test_reads_the_same_requirements_as_a_toml_library() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert launcher.requirements() == project["dependencies"]
-    assert set(launcher.EXTRAS) == set(project["optional-dependencies"])
+    assert requirements() == project["dependencies"]
+    assert set(EXTRAS) == set(project["optional-dependencies"])
     for extra, wanted in project["optional-dependencies"].items():
-        assert launcher.requirements([extra]) == project["dependencies"] + wanted
+        assert requirements([extra]) == project["dependencies"] + wanted
 
 
 def test_everything_is_pinned_and_the_constraints_agree() -> None:
     constraints = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     )
-    for requirement in launcher.requirements(["test"]):
+    for requirement in requirements(["test"]):
         name, version = re.fullmatch(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)(?:;.*)?", requirement).groups()  # type: ignore[union-attr]
         assert constraints.get(name, version) == version
 
 
 def test_old_pythons_can_read_the_launcher() -> None:
-    ast.parse((ROOT / "launcher.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    files = [ROOT / "launcher.py", ROOT / "studio" / "__init__.py", *(ROOT / "studio" / "venv").glob("*.py")]
+    for file in files:
+        ast.parse(file.read_text(encoding="utf-8"), str(file), feature_version=(3, 6))

@@ -158,7 +158,7 @@ def full_caption(scene: Scene, rng: random.Random) -> str:
     return ", ".join([text, *details])
 
 
-def describe_thing(thing: Thing, rng: random.Random, colour: float = 0.88, side: float = 0.6) -> str:
+def describe_thing(thing: Thing, rng: random.Random, colour: float = 0.88, side: float = 0.8) -> str:
     """One object in words; its colour and side are mentioned with the probabilities given."""
     name = rng.choice(KIND_WORDS[thing.kind])
     if thing.count > 1:

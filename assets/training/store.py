@@ -9,6 +9,9 @@ from assets.training.data import CAPTIONS, SIZE_SHARES, SIZES, Chunk
 from assets.training.models import LATENT_CHANNELS, VAE_FACTOR
 from assets.training.tokenizer import MAX_TOKENS
 
+ENCODED_AT_ONCE = 32
+"""Pictures; a whole chunk would fill a CPU's memory with gigabytes of activations."""
+
 
 class Store:
     """Latents (float16) and caption tokens, one table per picture size, filled while training runs."""
@@ -31,8 +34,9 @@ class Store:
         start = self.filled[index]
         end = min(start + len(chunk.images), len(latents))
         images = torch.from_numpy(chunk.images).to(latents.device).permute(0, 3, 1, 2)
-        with torch.autocast(latents.device.type, torch.bfloat16):
-            encoded = vae.encode(images / 127.5 - 1).latent_dist.mean
+        with torch.autocast(latents.device.type, torch.bfloat16, enabled=latents.is_cuda):
+            parts = [vae.encode(part / 127.5 - 1).latent_dist.mean for part in images.split(ENCODED_AT_ONCE)]
+        encoded = torch.cat(parts)
         latents[start:end] = encoded[: end - start].half()
         tokens[start:end] = torch.from_numpy(chunk.tokens).to(latents.device)[: end - start]
         self.filled[index] = end

@@ -126,7 +126,7 @@ def _diffusion(options: argparse.Namespace) -> None:
 
     train_diffusion(
         options.out / "tokenizer",
-        vae.to(options.device),
+        vae.to(options.device, memory_format=torch.channels_last),
         text_encoder,
         unet,
         save,
