@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from studio.cli import REQUEST_FIELDS, main, parser
+from studio.cli import main, parser
+from studio.command_line import REQUEST_FIELDS
 from studio.request import ImageRequest
 from studio.settings import CHECKOUT, Settings, option
 from studio.terminal import Terminal
