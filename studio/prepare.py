@@ -48,8 +48,14 @@ class Prepared:
     def export_for_gpu(self, report: Report) -> Path:
         """The checkpoint in the precision of the GPU's engines, exported now unless it is there."""
         assert self.workshop is not None
-        precision = self.workshop.target.precision
-        return export(self.checkpoint, self.settings.cache_dir, report, precision=precision)
+        target = self.workshop.target
+        return export(
+            self.checkpoint,
+            self.settings.cache_dir,
+            report,
+            precision=target.precision,
+            wide_precision=target.wide_precision,
+        )
 
 
 def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
@@ -105,7 +111,8 @@ def _workshop(settings: Settings, here: Machine, report: Report) -> Workshop | N
 
 def _built(workshop: Workshop, checkpoint: Checkpoint, settings: Settings) -> dict[str, list[Engine]]:
     """The engines of this checkpoint that earlier starts made for this GPU, of every size, each checked."""
-    folder = exported(checkpoint, settings.cache_dir, workshop.target.precision)
+    target = workshop.target
+    folder = exported(checkpoint, settings.cache_dir, target.precision, target.wide_precision)
     if folder is None:
         return {}
     return {name: [entry.engine for entry in entries] for name, entries in workshop.built(folder).items()}

@@ -88,7 +88,9 @@ def exported_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from studio.checkpoint import resolve
     from studio.engines.export import export
 
-    return export(resolve(""), tmp_path_factory.mktemp("engine_cache_fp16"), precision="fp16")
+    return export(
+        resolve(""), tmp_path_factory.mktemp("engine_cache_fp16"), precision="fp16", wide_precision="bf16"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
+from studio.checkpoint import resolve
 from studio.engines import trial
 from studio.engines.build import build
 from studio.engines.builder.progress import Progress
 from studio.engines.cache import EngineCache
 from studio.engines.components import VAE_DECODER
 from studio.engines.entry import Entry, Unfit
+from studio.engines.export import export
 from studio.engines.flavour import TENSORRT, TENSORRT_RTX, installed
 from studio.engines.key import EngineKey, Profile, Target
 from studio.engines.order import Order, orders
@@ -388,6 +391,20 @@ def test_real_tensorrt_rtx_builds_the_bundled_checkpoint(
         assert len(known) >= 3
         assert cache.look_up(order.key) == entry
     assert len(cache.entries()) == 4
+
+
+@pytest.mark.tensorrt
+def test_real_tensorrt_rtx_builds_what_left_float16_in_bfloat16(
+    cache: EngineCache, rtx_version: str, tmp_path: Path
+) -> None:
+    pipeline = tiny.pipeline("sd1")
+    pipeline.vae.decoder.conv_in.weight.data *= 1e6
+    pipeline.save_pretrained(tmp_path / "tiny")
+    target = Target(TENSORRT_RTX, rtx_version, "8.9", "fp16")
+    checkpoint = resolve(str(tmp_path / "tiny"))
+    folder = export(checkpoint, tmp_path, precision="fp16", wide_precision=target.wide_precision)
+    *_, decoder = orders(folder, target, Profile.fixed(1, 8, 8))
+    assert build(decoder, cache).engine.precision == "bf16"
 
 
 @pytest.mark.tensorrt

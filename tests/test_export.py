@@ -22,7 +22,9 @@ from studio.checkpoint import Checkpoint, load, resolve
 from studio.engines import graphs, verified
 from studio.engines.components import COMPONENTS, DENOISER, Component, sizes
 from studio.engines.export import export
+from studio.engines.key import Target
 from studio.engines.model_info import preview_factors
+from studio.engines.order import ANY_SIZE, orders
 from studio.engines.trace import TOLERANCE, random_inputs, relative_error
 from studio.errors import CacheError, ExportError
 from triton_models.diffusion.manifest import ModelInfo
@@ -280,10 +282,23 @@ def test_a_checkpoint_of_nan_is_not_exported(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache" / "onnx").iterdir() if path.is_dir()]
 
 
-def test_a_vae_that_overflows_float16_stays_in_float32(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wide", "stored"), [("fp32", onnx.TensorProto.FLOAT), ("bf16", onnx.TensorProto.BFLOAT16)]
+)
+def test_a_vae_that_overflows_float16_is_exported_in_the_wide_precision(
+    tmp_path: Path, wide: str, stored: int
+) -> None:
     pipeline = tiny.pipeline("sd1")
     pipeline.vae.decoder.conv_in.weight.data *= 1e6
     pipeline.save_pretrained(tmp_path / "tiny")
-    info = ModelInfo.load(export(resolve(str(tmp_path / "tiny")), tmp_path / "cache", precision="fp16"))
-    assert info.components["vae_decoder"]["precision"] == "fp32"
-    assert info.components["denoiser"]["precision"] == "fp16"
+    checkpoint = resolve(str(tmp_path / "tiny"))
+    folder = export(checkpoint, tmp_path / "cache", precision="fp16", wide_precision=wide)
+    components = ModelInfo.load(folder).components
+    assert components["vae_decoder"]["precision"] == wide
+    assert components["denoiser"]["precision"] == "fp16"
+    weights = onnx.load(folder / "vae_decoder.onnx").graph.initializer
+    assert {tensor.data_type for tensor in weights if len(tensor.dims) == 4} == {stored}
+    assert [path.name for path in folder.iterdir() if "vae_decoder" in path.name] == ["vae_decoder.onnx"]
+    target = Target("tensorrt-rtx", "1.7", "8.9", "fp16")
+    ordered = {each.component.name: each.key.precision for each in orders(folder, target, ANY_SIZE)}
+    assert (ordered["vae_decoder"], ordered["denoiser"]) == (wide, "fp16")

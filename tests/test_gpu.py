@@ -12,6 +12,7 @@ import pytest
 from studio import gpu
 from studio.engines import flavour
 from studio.engines.flavour import TENSORRT, TENSORRT_RTX, Installed
+from studio.engines.key import Target
 from studio.errors import SettingsError
 
 GIB = gpu.GIB
@@ -264,9 +265,12 @@ def test_flavour_and_precision_suit_the_card(
     assert bool(choice.missing) == (bool(expected) and expected not in have)
 
 
-def test_a_checkpoint_beyond_fp16_takes_bf16_where_the_card_has_it() -> None:
-    assert flavour.choose(one(RTX_4090), have={}, wide_range=True).precision == "bf16"
-    assert flavour.choose(one(RTX_2060), have={}, wide_range=True).precision == "fp32"
+@pytest.mark.parametrize(("card", "wide"), [(RTX_4090, "bf16"), (H200, "bf16"), (RTX_2060, "fp32")])
+def test_what_leaves_fp16_takes_bf16_where_the_card_has_it(card: Card, wide: str) -> None:
+    gpu = one(card)
+    choice = flavour.choose(gpu, have={})
+    assert Target.of(gpu, choice).wide_precision == wide
+    assert choice.precision_reason.endswith(f"what leaves its range is done in {wide}")
 
 
 def test_an_old_driver_leaves_what_its_cuda_runs() -> None:

@@ -136,8 +136,15 @@ def build_engines(asked: argparse.Namespace, settings: Settings, terminal: Termi
     width, height = checkpoint.default_size
     profiles = [_profile(size, asked.batch) for size in asked.size or [f"{width}x{height}"]]
     with terminal.stage("Checkpoint") as stage:
-        folder = export(checkpoint, settings.cache_dir, stage.report, precision=workshop.target.precision)
-        stage.outcome = f"{checkpoint.name}, {workshop.target.precision}"
+        target = workshop.target
+        folder = export(
+            checkpoint,
+            settings.cache_dir,
+            stage.report,
+            precision=target.precision,
+            wide_precision=target.wide_precision,
+        )
+        stage.outcome = f"{checkpoint.name}, {target.precision}"
     for profile in profiles:
         for order in workshop.orders(folder, profile):
             with terminal.stage(order.component.name) as stage:

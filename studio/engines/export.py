@@ -22,21 +22,27 @@ GRAPH_VERSION = 1  # of the graphs' meaning: raise it and every checkpoint is ex
 
 
 def export(
-    checkpoint: Checkpoint, cache_dir: Path, report: Report = silent, *, precision: str = "fp32"
+    checkpoint: Checkpoint,
+    cache_dir: Path,
+    report: Report = silent,
+    *,
+    precision: str = "fp32",
+    wide_precision: str = "fp32",
 ) -> Path:
     """The folder of the checkpoint's ONNX components, made now unless it is there and intact.
 
-    ``precision`` is fp32 or fp16, of weights and computation; inputs and outputs are the same. One file
-    serves every size. Raises ExportError, CheckpointError or CacheError.
+    ``precision`` is fp32 or fp16, of weights and computation; inputs and outputs are the same. A component
+    whose values leave fp16's range is exported in ``wide_precision``, bf16 or fp32, instead; ``model.json``
+    says so. One file serves every size. Raises ExportError, CheckpointError or CacheError.
     """
-    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision)
+    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision, wide_precision)
     if verified.intact(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, report):
             if not verified.intact(folder):
-                _make(checkpoint, folder, precision, report)
+                _make(checkpoint, folder, precision, wide_precision, report)
     except OSError as error:
         raise CacheError(
             f"The exported checkpoint could not be written to {folder.parent}: {error.strerror or error}.",
@@ -46,14 +52,17 @@ def export(
     return folder
 
 
-def exported(checkpoint: Checkpoint, cache_dir: Path, precision: str = "fp32") -> Path | None:
+def exported(
+    checkpoint: Checkpoint, cache_dir: Path, precision: str = "fp32", wide_precision: str = "fp32"
+) -> Path | None:
     """The folder of an earlier export when it is there and intact; makes nothing."""
-    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision)
+    folder = cache_dir / "onnx" / _folder_name(checkpoint, precision, wide_precision)
     return folder if verified.intact(folder) else None
 
 
-def _folder_name(checkpoint: Checkpoint, precision: str) -> str:
-    return f"{checkpoint.digest[:16]}-g{GRAPH_VERSION}-{precision}"
+def _folder_name(checkpoint: Checkpoint, precision: str, wide_precision: str) -> str:
+    precisions = precision if precision == "fp32" else f"{precision}-{wide_precision}"
+    return f"{checkpoint.digest[:16]}-g{GRAPH_VERSION}-{precisions}"
 
 
 def _alone(folder: Path, report: Report) -> FileLock:
@@ -67,7 +76,7 @@ def _alone(folder: Path, report: Report) -> FileLock:
     return lock
 
 
-def _make(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) -> None:
+def _make(checkpoint: Checkpoint, folder: Path, precision: str, wide_precision: str, report: Report) -> None:
     from studio.engines.trace import write_components  # torch is imported only when there is work for it
 
     for abandoned in folder.parent.glob(f"{folder.name}.partial-*"):
@@ -76,7 +85,7 @@ def _make(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) 
     partial.mkdir()
     started = time.monotonic()
     try:
-        write_components(checkpoint, partial, precision, report)
+        write_components(checkpoint, partial, precision, wide_precision, report)
         verified.seal(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)

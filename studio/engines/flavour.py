@@ -24,6 +24,7 @@ _COST = {TENSORRT: "several GB", TENSORRT_RTX: "about 0.3 GB"}
 # TensorRT-RTX 1.7's own list (ComputeCapability). Hopper and data-centre Blackwell need TensorRT.
 RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 OLDEST_CAPABILITY = (7, 5)
+BF16_CAPABILITY = (8, 0)
 EXTRAS_CUDA = 13  # what the wheels of this package's extras need
 DRIVER_FOR_CUDA = {12: "525", 13: "580"}
 
@@ -41,7 +42,7 @@ class Choice:
 
     flavour: str  # "tensorrt", "tensorrt-rtx" or ""
     flavour_reason: str
-    precision: str  # "fp16", "bf16" or "fp32"
+    precision: str  # "fp16" or "fp32"
     precision_reason: str
     version: str = ""  # of the installed flavour; empty when it is not installed yet
 
@@ -69,13 +70,11 @@ def choose(
     gpu: Gpu | None,
     wanted: str = "auto",
     have: Mapping[str, Installed] | None = None,
-    wide_range: bool = False,
 ) -> Choice:
     """The flavour and precision for ``gpu``.
 
-    ``wanted`` is ``auto`` or a flavour; ``have`` is what ``installed()`` found (None: looks);
-    ``wide_range`` is a checkpoint whose activations leave fp16's range. Raises SettingsError for a flavour
-    that cannot run on this GPU.
+    ``wanted`` is ``auto`` or a flavour; ``have`` is what ``installed()`` found (None: looks).
+    Raises SettingsError for a flavour that cannot run on this GPU.
     """
     have = installed() if have is None else have
     if wanted in (TENSORRT, TENSORRT_RTX):
@@ -89,7 +88,7 @@ def choose(
         flavour, reason = _flavour(gpu, have)
     if not flavour:
         return Choice("", reason, "fp32", "the CPU engines' own choice")
-    precision, precision_reason = _precision(gpu, wide_range)
+    precision, precision_reason = _precision(gpu)
     version = have[flavour].version if flavour in have else ""
     return Choice(flavour, reason, precision, precision_reason, version)
 
@@ -133,11 +132,11 @@ def _rtx_obstacle(gpu: Gpu) -> str:
     return f"TensorRT-RTX has no engine for compute capability {gpu.compute} ({gpu.name})"
 
 
-def _precision(gpu: Gpu | None, wide_range: bool) -> tuple[str, str]:
+def _precision(gpu: Gpu | None) -> tuple[str, str]:
     if gpu is not None and "GTX 16" in gpu.name:
         return "fp32", f"{gpu.name} gives black pictures in fp16"
-    if not wide_range:
-        return "fp16", "half the memory, and the fastest on tensor cores"
-    if gpu is not None and gpu.capability >= (8, 0):
-        return "bf16", "this checkpoint's values leave fp16's range; bf16 holds them"
-    return "fp32", "this checkpoint's values leave fp16's range, and bf16 needs compute capability 8.0"
+    wide = "bf16" if gpu is not None and gpu.capability >= BF16_CAPABILITY else "fp32"
+    return (
+        "fp16",
+        f"half the memory, and the fastest on tensor cores; what leaves its range is done in {wide}",
+    )

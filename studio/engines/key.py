@@ -11,7 +11,7 @@ from typing import Any
 
 from studio.engines import components, verified
 from studio.engines.components import Component
-from studio.engines.flavour import TENSORRT_RTX, Choice
+from studio.engines.flavour import BF16_CAPABILITY, TENSORRT_RTX, Choice
 from studio.gpu import GIB, Gpu
 
 Range = tuple[int, int]  # inclusive
@@ -90,6 +90,11 @@ class Target:
     capability: str  # such as "8.9"
     precision: str
     device: str = ""  # TensorRT measures on one card: its full name and memory
+
+    @property
+    def wide_precision(self) -> str:
+        """What a component is computed in when its values leave fp16's range."""
+        return "bf16" if tuple(map(int, self.capability.split("."))) >= BF16_CAPABILITY else "fp32"
 
     @staticmethod
     def of(gpu: Gpu, choice: Choice) -> Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.engines.components import COMPONENTS, TEXT_ENCODER, Component
@@ -46,17 +46,22 @@ def orders(
     level: int = DEFAULT_LEVEL,
     refit: bool = False,
 ) -> list[Order]:
-    """What a checkpoint exported to ``model_folder`` needs for ``profile``, one order per component."""
+    """What a checkpoint exported to ``model_folder`` needs for ``profile``, one order per component.
+
+    Where ``target`` is fp16, a component that was exported in another precision is built in that one.
+    """
     info = ModelInfo.load(model_folder)
     made = []
     for component in COMPONENTS:
         span = ANY_SIZE if component == TEXT_ENCODER else profile
         onnx = model_folder / f"{component.name}.onnx"
+        exported_in = str(info.components[component.name]["precision"])
+        own = replace(target, precision=exported_in) if target.precision == "fp16" else target
         made.append(
             Order(
                 component,
                 model_folder,
-                EngineKey.of(component, onnx, target, span, level, refit),
+                EngineKey.of(component, onnx, own, span, level, refit),
                 span.shapes(component, info.max_tokens, info.embedding_width),
                 info.name,
                 gpu,

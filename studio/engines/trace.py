@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from studio.checkpoint import Checkpoint, load
 from studio.checkpoint.quiet import quiet
 from studio.engines import components, graphs
-from studio.engines.components import COMPONENTS, Component
+from studio.engines.bfloat16 import write_float32_twin
+from studio.engines.components import COMPONENTS, TEXT_ENCODER, Component
 from studio.engines.model_info import model_info, write_tokenizer
 from studio.engines.verified import sha256
 from studio.errors import ExportError
@@ -31,13 +32,16 @@ OPSET = 17
 # ONNX beyond this goes beside its weights in a .data file: protobuf ends at 2 GiB.
 INLINE_BYTES = 1_500_000_000
 # Of the norm of the difference over the norm of torch's float32 output.
-TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 HALF_HEADROOM = 65_504 / 4
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def write_components(checkpoint: Checkpoint, folder: Path, precision: str, report: Report) -> None:
+def write_components(
+    checkpoint: Checkpoint, folder: Path, precision: str, wide_precision: str, report: Report
+) -> None:
     """Fill ``folder`` with one ONNX file per component, model.json and tokenizer/. Raises ExportError."""
     report(f"Reading {checkpoint.name}", 0.0)
     with quiet(), torch.no_grad():
@@ -47,13 +51,20 @@ def write_components(checkpoint: Checkpoint, folder: Path, precision: str, repor
         for index, component in enumerate(COMPONENTS):
             report(f"Exporting {component.name.replace('_', ' ')}", (index + 1) / (len(COMPONENTS) + 1))
             module = modules.pop(component.name)
-            info.components[component.name] = _write(component, module, info, folder, precision)
+            info.components[component.name] = _write(
+                component, module, info, folder, precision, wide_precision
+            )
         write_tokenizer(pipeline.tokenizer, folder / "tokenizer")
         info.save(folder)
 
 
 def _write(
-    component: Component, module: nn.Module, info: ModelInfo, folder: Path, precision: str
+    component: Component,
+    module: nn.Module,
+    info: ModelInfo,
+    folder: Path,
+    precision: str,
+    wide_precision: str,
 ) -> dict[str, Any]:
     """Export one component into ``folder``; returns what model.json says of it.
 
@@ -64,11 +75,13 @@ def _write(
     expected = module(*(torch.from_numpy(array) for array in inputs.values()))
     expected = [expected] if isinstance(expected, Tensor) else expected
     if precision == "fp16" and not _fits_half(module, inputs):
-        precision = "fp32"
-    if precision == "fp16":
-        module = module.half()
+        # The text encoder takes a millisecond, and bfloat16's rounding of it would steer the whole walk.
+        precision = "fp32" if component == TEXT_ENCODER else wide_precision
+    if precision in TYPES:
+        module = module.to(TYPES[precision])
     _trace(component, module, random_inputs(component, _sizes(info, 1, 3, 5)), file)
-    error = relative_error(run(file, inputs), [tensor.numpy() for tensor in expected])
+    outputs = _run_float32_twin(file, inputs) if precision == "bf16" else run(file, inputs)
+    error = relative_error(outputs, [tensor.numpy() for tensor in expected])
     if not error <= TOLERANCE[precision]:
         raise ExportError(
             f"The exported {component.name} differs from torch by {error:.2g} (relative); "
@@ -155,6 +168,13 @@ def _fits_half(module: nn.Module, inputs: Arrays) -> bool:
     for hook in hooks:
         hook.remove()
     return peak < HALF_HEADROOM
+
+
+def _run_float32_twin(file: Path, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        twin = Path(scratch) / file.name
+        write_float32_twin(file, twin)
+        return run(twin, inputs)
 
 
 def run(file: Path, inputs: Arrays) -> list[npt.NDArray[Any]]:
