@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
+from docker.models.containers import Container
 
 from studio.server.container import image, toolbox
+from studio.server.container.server import sweep
+from studio.settings import CHECKOUT
 from tests.test_container import IMAGE, engine
 
 __all__ = ["engine"]
@@ -23,8 +28,8 @@ def prefix(engine: docker.DockerClient, tmp_path: Path) -> list[str]:
     return toolbox.prefix(image.ensure(engine, IMAGE, lambda *_: None).id, tmp_path)
 
 
-def left(engine: docker.DockerClient) -> list[object]:
-    return engine.containers.list(all=True, filters={"label": "org.triton-studio.image=python"})
+def left(engine: docker.DockerClient) -> list[Container]:
+    return engine.containers.list(all=True, filters={"name": "triton-studio-python"})
 
 
 def test_streams_status_and_paths_go_through(
@@ -58,7 +63,52 @@ def test_nothing_is_left_when_the_studio_is_killed(prefix: list[str], engine: do
     assert len(left(engine)) == 1
     process.kill()
     process.wait()
+    eventually(lambda: left(engine) == [])
+
+
+@pytest.fixture
+def ticking(prefix: list[str], engine: docker.DockerClient) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python inside that never ends by itself, and counts."""
+    code = "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.05)"
+    process = subprocess.Popen(
+        [*prefix, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"0\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def state(engine: docker.DockerClient) -> str:
+    return "".join(container.status for container in left(engine))
+
+
+def eventually(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while left(engine):
+    while not what():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
+
+
+def test_it_stands_still_goes_on_and_ends_as_its_process_is_told(
+    ticking: subprocess.Popen[bytes], engine: docker.DockerClient
+) -> None:
+    ticking.send_signal(signal.SIGTSTP)
+    eventually(lambda: state(engine) == "paused")
+    ticking.send_signal(signal.SIGCONT)
+    eventually(lambda: state(engine) == "running")
+    ticking.terminate()
+    assert ticking.wait(20) != 0
+    assert left(engine) == []
+
+
+def test_one_killed_while_it_stood_still_is_removed_by_the_next_start(
+    ticking: subprocess.Popen[bytes], engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    ticking.send_signal(signal.SIGTSTP)
+    eventually(lambda: state(engine) == "paused")
+    ticking.kill()
+    ticking.wait()
+    sweep(tmp_path, owner=str(CHECKOUT))
+    eventually(lambda: left(engine) == [])

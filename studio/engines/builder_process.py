@@ -127,7 +127,7 @@ def _started(command: list[str], order: Order, log_file: Path) -> Iterator[subpr
                 stderr=log,
                 text=True,
                 encoding="utf-8",
-                start_new_session=True,  # Ctrl-C reaches the studio alone, which ends its builder in order
+                process_group=0,  # Ctrl-C reaches the studio alone, which ends its builder in order
             )
         except OSError as error:
             raise BuildError(
@@ -152,8 +152,13 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _hold(process: subprocess.Popen[str], held: bool) -> None:
-    if hasattr(signal, "SIGSTOP"):  # Windows has none: there the build and the picture share the GPU
-        process.send_signal(signal.SIGSTOP if held else signal.SIGCONT)
+    """Have the builder stand still, or go on.
+
+    Not SIGSTOP: what runs a builder in a container must be able to catch the wish and pass it on. And a
+    builder that stands still when the studio is killed is ended by the kernel (setpgid(2), orphaned groups).
+    """
+    if hasattr(signal, "SIGTSTP"):  # Windows has none: there the build and the picture share the GPU
+        process.send_signal(signal.SIGTSTP if held else signal.SIGCONT)
 
 
 def _lines(

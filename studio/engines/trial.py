@@ -85,7 +85,7 @@ def run(
         try:
             said, logged = _until_ended(process, seconds, disturbed)
         except BaseException:
-            process.kill()
+            process.terminate()  # not kill(): what runs it in a container passes this on
             raise
     if process.returncode < 0:
         raise Unfit(f"it crashed the process that tried it (signal {-process.returncode})")

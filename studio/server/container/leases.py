@@ -10,6 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+NAME_PREFIX = "triton-studio-"  # of a container, before its lease's name
+LABEL_OWNER = "org.triton-studio.owner"  # which checkout's studio a container belongs to
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -22,6 +25,11 @@ class Lease:
     def name(self) -> str:
         """What the container is called after."""
         return self.folder.name
+
+    @property
+    def container(self) -> str:
+        """The container's own name."""
+        return NAME_PREFIX + self.name
 
     @property
     def models(self) -> Path:

@@ -2,19 +2,23 @@
 
     python -m studio.server.container.python --image ID --cache FOLDER [--gpu UUID] -- PYTHON'S ARGUMENTS
 
-Standard input, output and error and the exit status are those of the Python inside; it ends when standard
-input does, and so also when this process is killed. Paths in the cache folder are translated.
+Standard input, output and error and the exit status are those of the Python inside. Signals are passed on:
+SIGTSTP pauses it, SIGCONT lets it go on, SIGTERM ends it. It ends with standard input too, and so also when
+this process is killed; one that was killed while it paused is removed by the studio's next start. Paths in
+the cache folder are translated.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +29,7 @@ from docker.types import DeviceRequest
 from docker.utils.socket import STDOUT, frames_iter
 
 from studio.errors import DockerError
-from studio.server.container import engine
+from studio.server.container import engine, leases
 from studio.server.container.blueprint import INSIDE
 from studio.server.container.refusals import explain
 
@@ -56,6 +60,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: Path, gpu: str) -> int:
+    lease = leases.take(cache, "python")
+    try:
+        return _run_leased(client, image_id, command, cache, gpu, lease)
+    finally:
+        lease.remove()
+
+
+def _run_leased(
+    client: docker.DockerClient, image_id: str, command: list[str], cache: Path, gpu: str, lease: leases.Lease
+) -> int:
     api = client.api
     host = api.create_host_config(
         binds={
@@ -77,7 +91,8 @@ def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: 
         user=_this_user(),  # what it builds goes into this user's cache
         working_dir=str(CODE_INSIDE),
         environment={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
-        labels={"org.triton-studio.image": "python"},
+        name=lease.container,
+        labels={leases.LABEL_OWNER: str(CODE)},
         stdin_open=True,
         host_config=host,
     )
@@ -90,12 +105,29 @@ def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: 
         except BaseException:
             api.remove_container(made, force=True)
             raise
+        _pass_signals_on(api, made)
         threading.Thread(target=_feed, args=(attached,), daemon=True).start()
         for stream, data in frames_iter(attached, tty=False):
             out = sys.stdout if stream == STDOUT else sys.stderr
             out.buffer.write(data)
             out.flush()
         return int(ended.result()["StatusCode"])
+
+
+def _pass_signals_on(api: docker.APIClient, container: Any) -> None:
+    meanings = {
+        "SIGTSTP": api.pause,
+        "SIGCONT": api.unpause,
+        "SIGTERM": functools.partial(api.remove_container, force=True),
+    }
+    for name, act in meanings.items():
+        if hasattr(signal, name):  # Windows has the last alone
+
+            def obey(*_: object, act: Callable[[Any], None] = act) -> None:
+                with contextlib.suppress(DockerException, OSError):  # it may be paused, or gone, already
+                    act(container)
+
+            signal.signal(getattr(signal, name), obey)
 
 
 def _this_user() -> str:

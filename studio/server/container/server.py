@@ -21,6 +21,7 @@ from studio.server import keeper
 from studio.server.base import Endpoint
 from studio.server.container import engine, image, leases
 from studio.server.container.blueprint import GRPC_PORT, STUB_SECONDS, Blueprint, Settings, user
+from studio.server.container.leases import LABEL_OWNER, NAME_PREFIX
 from studio.server.container.refusals import explain, explain_exit
 from studio.server.log import ServerLog
 from studio.server.repository import Repository
@@ -28,8 +29,6 @@ from triton_models.diffusion.manifest import Engine
 
 logger = logging.getLogger(__name__)
 
-NAME_PREFIX = "triton-studio-"
-LABEL_OWNER = "org.triton-studio.owner"  # which checkout's studio it belongs to
 LABEL_CONFIGURATION = "org.triton-studio.configuration"
 READY_SECONDS = STUB_SECONDS + 30
 POLL_SECONDS = 0.1
@@ -138,7 +137,7 @@ class ContainerServer:
             self._container = self._client.containers.create(
                 blueprint.image.id,
                 blueprint.command(),
-                name=NAME_PREFIX + lease.name,
+                name=lease.container,
                 mounts=blueprint.mounts(lease.models),
                 labels={LABEL_OWNER: self.settings.owner, LABEL_CONFIGURATION: configuration},
                 **blueprint.options(raise_limits),
