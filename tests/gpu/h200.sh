@@ -20,7 +20,7 @@ LEVEL=${LEVEL:-3} BATCH_LEVEL=${BATCH_LEVEL:-1}
 kit=$WORK/kit cache=$WORK/cache
 mkdir -p "$WORK" "$OUT" "$cache"
 
-sd15() { ls -d "$WORK"/export/onnx/*-fp16; }
+sd15() { ls -d "$WORK"/export/onnx/*-fp16-*/; }
 serve() { (. "$kit/env.sh" && python3 "$here/serve.py" "$@" --cache "$cache"); }
 
 # TensorRT 8.6's bindings are for CPython 3.10; the studio is written for 3.11. These are what it lacks.
