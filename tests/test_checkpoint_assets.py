@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from assets.training.captions import caption, full_caption
+from assets.training.captions import SIDE_WORDS, caption, full_caption
 from assets.training.checkers import agreement, palette, sightings, time_of_day
 from assets.training.painter import CHECKPOINT, Painter, Settings
 from assets.training.renderer import render
@@ -25,6 +25,7 @@ from assets.training.scene import (
     is_held_out,
     random_scene,
     training_scene,
+    turns,
 )
 
 SIZE_LIMIT = 20_000_000
@@ -91,6 +92,29 @@ def test_captions_vary_but_stay_true() -> None:
     assert not any(
         wrong in text.lower() for text in captions for wrong in ("right", "blue", "sunset", "desert")
     )
+
+
+def test_the_turns_of_a_scene_differ_in_its_sides_alone() -> None:
+    things = (
+        Thing("boat", "red", side="left"),
+        Thing("kite", "blue", side="centre"),
+        Thing("cat", "pink", 2),
+    )
+    scene = Scene("sea", "night", "clear", "natural", things)
+    turned = turns(scene)
+    assert turned[0] == scene
+    assert [[thing.side for thing in each.things] for each in turned] == [
+        ["left", "centre", None],
+        ["centre", "right", None],
+        ["right", "left", None],
+    ]
+    for wording in range(20):
+        texts = [caption(each, random.Random(wording)).lower() for each in turned]
+        for words in sorted(sum(SIDE_WORDS.values(), ()), key=len, reverse=True):
+            texts = [text.replace(words, "there") for text in texts]
+        assert len(set(texts)) == 1
+    plain = Scene("sea", "night", "clear", "natural")
+    assert len({each.seed for each in turns(plain)}) == len(turned)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (256, 192), (192, 256)])

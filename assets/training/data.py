@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from assets.training.captions import caption
 from assets.training.renderer import render
-from assets.training.scene import training_scene
+from assets.training.scene import SIDES, training_scene, turns
 from assets.training.tokenizer import MAX_TOKENS
 
 SIZES = ((256, 256), (256, 192), (192, 256))
@@ -23,7 +23,11 @@ SIZE_SHARES = (0.8, 0.1, 0.1)
 CAPTIONS = 8
 """Captions written for each picture; training picks one each time it sees the picture."""
 
-CHUNK = 128
+TURNS = len(SIDES)
+"""Pictures of a scene, alike but for where its objects stand, with captions alike but for the side: what
+differs between them is the side alone. They follow each other in a chunk."""
+
+CHUNK = 42 * TURNS
 
 _tokenizer: CLIPTokenizer | None = None
 
@@ -61,7 +65,11 @@ def _draw_chunk(seed: int) -> Chunk:
     assert _tokenizer is not None
     rng = random.Random(seed)
     size = rng.choices(SIZES, SIZE_SHARES)[0]
-    scenes = [training_scene(rng) for _ in range(CHUNK)]
+    scenes, texts = [], []
+    for _ in range(CHUNK // TURNS):
+        wordings = [rng.getrandbits(32) for _ in range(CAPTIONS)]
+        for scene in turns(training_scene(rng)):
+            scenes.append(scene)
+            texts += [caption(scene, random.Random(wording)) for wording in wordings]
     images = np.stack([np.asarray(render(scene, *size)) for scene in scenes])
-    texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
     return Chunk(size, images, tokenize(_tokenizer, texts).reshape(CHUNK, CAPTIONS, MAX_TOKENS))

@@ -32,6 +32,8 @@ class Painter:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline.to(settings.device)
+        for network in (pipeline.unet, pipeline.vae):
+            network.to(memory_format=torch.channels_last)  # on a CPU, a third faster
 
     def paint(
         self,

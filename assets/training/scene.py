@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PLACES = ("mountains", "sea", "desert", "forest", "meadow", "city", "lake", "winter")
 TIMES = ("dawn", "day", "sunset", "night")
@@ -66,6 +66,24 @@ class Scene:
 def layer_of(kind: str) -> str:
     """The band of the picture in which a kind lives: sky, water or ground."""
     return "sky" if kind in SKY_KINDS else "water" if kind in WATER_KINDS else "ground"
+
+
+def turns(scene: Scene) -> tuple[Scene, ...]:
+    """The scene with its objects on each of the sides in turn: left to centre to right to left.
+
+    All else is the same, outlines included. Where nothing has a side, the outlines differ instead.
+    """
+    if not any(thing.side for thing in scene.things):
+        return tuple(replace(scene, seed=scene.seed + number) for number in range(len(SIDES)))
+    return tuple(
+        replace(scene, things=tuple(_moved(thing, by) for thing in scene.things)) for by in range(len(SIDES))
+    )
+
+
+def _moved(thing: Thing, by: int) -> Thing:
+    if thing.side is None:
+        return thing
+    return replace(thing, side=SIDES[(SIDES.index(thing.side) + by) % len(SIDES)])
 
 
 def is_held_out(scene: Scene) -> bool:

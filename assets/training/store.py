@@ -41,9 +41,13 @@ class Store:
         tokens[start:end] = torch.from_numpy(chunk.tokens).to(latents.device)[: end - start]
         self.filled[index] = end
 
-    def draw(self, index: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch of one size: latents float32 [batch, 4, h, w] and token ids int64 [batch, 77]."""
+    def draw(self, index: int, batch: int, turns: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of one size: latents float32 [batch, 4, h, w] and token ids int64 [batch, 77].
+
+        With ``turns``, pictures come in rows of so many turns of a scene, their captions worded alike.
+        """
         latents, tokens = self.tables[index]
-        picked = torch.randint(self.filled[index], (batch,), device=latents.device)
-        written = torch.randint(CAPTIONS, (batch,), device=latents.device)
+        first = turns * torch.randint(self.filled[index] // turns, (batch // turns,), device=latents.device)
+        picked = (first[:, None] + torch.arange(turns, device=latents.device)).flatten()
+        written = torch.randint(CAPTIONS, (batch // turns,), device=latents.device).repeat_interleave(turns)
         return latents[picked].float(), tokens[picked, written].long()
