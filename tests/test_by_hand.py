@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from studio.errors import ServerError, SettingsError
 from studio.request import ImageRequest
 from studio.server import by_hand
 from studio.server.repository import Repository
+from tests.patience import eventually
 from tests.test_container import IMAGE, draw, engine
 
 __all__ = ["engine"]
@@ -74,9 +74,9 @@ def test_two_servers_behind_nginx_share_the_work(port: int, engine: docker.Docke
     servers = engine.containers.list(filters={"name": f"studio{port}_triton"})
     assert len(servers) == 2
     for server in servers:
-        wait_for(lambda server=server: b"Started GRPCInferenceService" in server.logs())  # type: ignore[misc]
+        assert eventually(lambda server=server: b"Started GRPCInferenceService" in server.logs(), seconds=150)  # type: ignore[misc]
     address = f"127.0.0.1:{port}"
-    wait_for(lambda: is_ready(address))
+    assert eventually(lambda: is_ready(address), seconds=150)
     results: list[object] = []
     request = ImageRequest("a boat", steps=4, seed=1, width=128, height=128)
     threads = [threading.Thread(target=lambda: results.append(draw(address, request)[-1])) for _ in range(2)]
@@ -86,7 +86,7 @@ def test_two_servers_behind_nginx_share_the_work(port: int, engine: docker.Docke
         thread.join(timeout=120)
     assert [type(result) for result in results] == [RawResult, RawResult]
     servers[0].stop(timeout=5)
-    wait_for(lambda: is_drawn(address, request), seconds=60)
+    assert eventually(lambda: is_drawn(address, request), seconds=60)
 
 
 def is_drawn(address: str, request: ImageRequest) -> bool:
@@ -104,11 +104,3 @@ def is_ready(address: str) -> bool:
         return False
     finally:
         client.close()
-
-
-def wait_for(check: object, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    assert callable(check)
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)

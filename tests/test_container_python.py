@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -15,6 +14,7 @@ from docker.models.containers import Container
 from studio.server.container import image, toolbox
 from studio.server.container.server import sweep
 from studio.settings import CHECKOUT
+from tests.patience import eventually
 from tests.test_container import IMAGE, engine
 
 __all__ = ["engine"]
@@ -63,7 +63,7 @@ def test_nothing_is_left_when_the_studio_is_killed(prefix: list[str], engine: do
     assert len(left(engine)) == 1
     process.kill()
     process.wait()
-    eventually(lambda: left(engine) == [])
+    assert eventually(lambda: left(engine) == [])
 
 
 @pytest.fixture
@@ -84,20 +84,13 @@ def state(engine: docker.DockerClient) -> str:
     return "".join(container.status for container in left(engine))
 
 
-def eventually(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_it_stands_still_goes_on_and_ends_as_its_process_is_told(
     ticking: subprocess.Popen[bytes], engine: docker.DockerClient
 ) -> None:
     ticking.send_signal(signal.SIGTSTP)
-    eventually(lambda: state(engine) == "paused")
+    assert eventually(lambda: state(engine) == "paused")
     ticking.send_signal(signal.SIGCONT)
-    eventually(lambda: state(engine) == "running")
+    assert eventually(lambda: state(engine) == "running")
     ticking.terminate()
     assert ticking.wait(20) != 0
     assert left(engine) == []
@@ -107,8 +100,8 @@ def test_one_killed_while_it_stood_still_is_removed_by_the_next_start(
     ticking: subprocess.Popen[bytes], engine: docker.DockerClient, tmp_path: Path
 ) -> None:
     ticking.send_signal(signal.SIGTSTP)
-    eventually(lambda: state(engine) == "paused")
+    assert eventually(lambda: state(engine) == "paused")
     ticking.kill()
     ticking.wait()
     sweep(tmp_path, owner=str(CHECKOUT))
-    eventually(lambda: left(engine) == [])
+    assert eventually(lambda: left(engine) == [])

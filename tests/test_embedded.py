@@ -10,8 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from studio.server.embedded import Embedded
 from studio.server.log import clean, last_words, reason
 from studio.server.repository import Repository
 from tests.conftest import STAND_IN
+from tests.patience import eventually
 from triton_models.diffusion.manifest import Engine, EngineSet
 
 pytestmark = pytest.mark.server
@@ -38,15 +38,6 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
-
-
-def _eventually(check: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _pids_of(folder: str) -> set[int]:
@@ -110,7 +101,7 @@ def running(embedded_platform: None, tmp_path_factory: pytest.TempPathFactory) -
 def test_only_this_user_can_reach_it(running: Path) -> None:
     assert stat.S_IMODE(running.stat().st_mode) == 0o700
     # The kernel's table can miss a line while others come and go.
-    assert _eventually(lambda: len(_listening(_pids_of(running.name))) == 1), "metrics, and nothing else"
+    assert eventually(lambda: len(_listening(_pids_of(running.name))) == 1, 10), "metrics, and nothing else"
     assert all(address.startswith("0100007F:") for address in _listening(_pids_of(running.name)))
 
 
@@ -262,7 +253,7 @@ def test_nothing_outlives_a_killed_studio(stand_in: Repository, tmp_path: Path, 
     assert len(_pids_of(folder)) >= 4
     launcher.kill()
     launcher.wait()
-    assert _eventually(lambda: not _pids_of(folder))
+    assert eventually(lambda: not _pids_of(folder), 10)
     assert not _segments_of(folder)
     assert not list(own_temp.iterdir())
 
@@ -278,13 +269,13 @@ def test_the_next_start_sweeps_what_even_the_keeper_could_not(
                 os.kill(pid, signal.SIGKILL)
         launcher.kill()
         launcher.wait()
-        assert _eventually(lambda: not _pids_of(folder)), "the server dies with its keeper"
+        assert eventually(lambda: not _pids_of(folder), 10), "the server dies with its keeper"
         assert (own_temp / folder).exists()
         (leftovers.SHARED_MEMORY / f"{folder}-orphan").touch()
         orphan = subprocess.Popen(["sleep", "600"], env={leftovers.MARK: folder})
 
         # A dying process lets go of its lock a moment after it is seen no more.
-        assert _eventually(lambda: leftovers.sweep() or orphan.poll() is not None)
+        assert eventually(lambda: leftovers.sweep() or orphan.poll() is not None, 10)
         assert orphan.wait() == -signal.SIGKILL
         assert not _segments_of(folder)
         assert not (own_temp / folder).exists()
@@ -293,7 +284,7 @@ def test_the_next_start_sweeps_what_even_the_keeper_could_not(
     finally:
         alive.kill()
         alive.wait()
-    assert _eventually(lambda: not _pids_of(living))
+    assert eventually(lambda: not _pids_of(living), 10)
 
 
 def test_reasons_are_read_off_the_log() -> None:

@@ -11,8 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from studio.engines.order import Order, orders
 from studio.engines.trial import Difference
 from studio.errors import BuildCancelled, BuildError, CacheError
 from studio.gpu import GIB, Gpu
+from tests.patience import eventually
 from triton_models.diffusion.manifest import Engine
 
 FAKE = Path(__file__).parent / "fake_tensorrt"
@@ -217,13 +216,13 @@ def test_the_builder_stands_still_while_someone_draws(
 
     work = threading.Thread(target=draw_it_out)
     work.start()
-    wait_for(lambda: "S" in builder_states() or "R" in builder_states())
+    assert eventually(lambda: "S" in builder_states() or "R" in builder_states())
     drawing.set()
-    wait_for(lambda: builder_states() == {"T"})
+    assert eventually(lambda: builder_states() == {"T"})
     drawing.clear()
-    wait_for(lambda: "T" not in builder_states())
+    assert eventually(lambda: "T" not in builder_states())
     drawing.set()
-    wait_for(lambda: builder_states() == {"T"})
+    assert eventually(lambda: builder_states() == {"T"})
     cancel.set()  # also out of its sleep
     work.join(timeout=20)
     assert builder_states() == set()
@@ -240,13 +239,6 @@ def builder_states() -> set[str]:
         except OSError:
             continue
     return states
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_another_version_than_the_keys_is_not_kept(

@@ -28,6 +28,7 @@ from studio.request import ImageRequest
 from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
+from tests.patience import eventually
 from triton_models.diffusion.manifest import Engine
 
 SIZE = Profile.fixed(1, 8, 8)
@@ -82,13 +83,6 @@ class Service:
 
 def serving(precision: str) -> dict[str, list[Engine]]:
     return {name: [Engine("onnxruntime", f"{name}.onnx", precision)] for name in COMPONENTS}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen"
-        time.sleep(0.05)
 
 
 def never() -> bool:
@@ -156,16 +150,17 @@ def test_engines_come_into_service_while_pictures_are_drawn_and_none_fails(
             _load(supervisor) as load,
             Swapper(maker, lambda _: maker.folder, [supervisor], never, told.append) as swapper,
         ):
-            wait_for(lambda: len(load.engines) >= 2)
+            assert eventually(lambda: len(load.engines) >= 2, SECONDS)
             swapper.want(SIZE)
-            wait_for(
+            assert eventually(
                 lambda: (
                     maker.made == ["denoiser", "text_encoder", "vae_encoder", "vae_decoder"]
                     and not swapper.status.message
-                )
+                ),
+                SECONDS,
             )
             after = len(load.engines)
-            wait_for(lambda: len(load.engines) >= after + 2)
+            assert eventually(lambda: len(load.engines) >= after + 2, SECONDS)
     assert load.failures == []
     assert load.engines[0] == "onnxruntime fp32"
     assert load.engines[-1] == "onnxruntime fp16"  # the page shows which engine made each picture
@@ -223,7 +218,7 @@ def test_a_faster_engine_with_the_same_pictures_is_served_before_the_others(
     told: list[str] = []
     with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
         swapper.want(SIZE)
-        wait_for(lambda: any("vae decoder" in line for line in told))
+        assert eventually(lambda: any("vae decoder" in line for line in told), SECONDS)
     swaps = dict(slow_service.swaps)
     assert swaps["denoiser"] == ["onnxruntime fp16", "onnxruntime fp32"]
 
@@ -239,7 +234,7 @@ def test_an_engine_that_draws_something_else_is_rejected_for_good(
     for _start in range(2):
         with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
             swapper.want(SIZE)
-            wait_for(lambda: "The new vae decoder" in (told or [""])[-1])
+            assert eventually(lambda: "The new vae decoder" in (told or [""])[-1], SECONDS)
         assert "is not used: its pictures differ by" in told.pop()
     assert "vae_decoder" not in dict(slow_service.swaps)
     found = maker.cache.look_up(order.key)
@@ -286,7 +281,7 @@ def test_nothing_starts_while_someone_draws(maker: OnnxMaker, slow_service: Serv
         time.sleep(1.5)
         assert maker.made == []
         drawing.clear()
-        wait_for(lambda: bool(maker.made))
+        assert eventually(lambda: bool(maker.made), SECONDS)
 
 
 def test_a_trial_is_given_up_when_someone_draws(maker: OnnxMaker) -> None:
@@ -309,10 +304,10 @@ def test_a_failed_build_is_told_and_the_next_size_is_still_made(
     maker.fails = "The GPU has too little free memory."
     with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
         swapper.want(SIZE)
-        wait_for(lambda: bool(told))
+        assert eventually(lambda: bool(told), SECONDS)
         maker.fails = ""
         swapper.want(Profile.fixed(1, 16, 8))
-        wait_for(lambda: bool(slow_service.swaps))
+        assert eventually(lambda: bool(slow_service.swaps), SECONDS)
     assert told[0] == "The GPU has too little free memory."
     assert swapper.offer(1, 8, 8) == SIZE  # what failed may be tried again
 
@@ -322,7 +317,7 @@ def test_one_engine_that_fails_does_not_keep_the_others(maker: OnnxMaker, slow_s
     maker.fails_for = "denoiser"
     with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
         swapper.want(SIZE)
-        wait_for(lambda: len(told) == 4)
+        assert eventually(lambda: len(told) == 4, SECONDS)
     assert told[0] == "An engine for 64 × 64, batch 1 was given up (a bug); the log says more. " + (
         "Pictures are made as before."
     )
@@ -338,8 +333,8 @@ def test_a_server_that_refuses_the_swap_is_told(maker: OnnxMaker, slow_service: 
     slow_service.swap = refuse  # type: ignore[method-assign]
     with Swapper(maker, lambda _: maker.folder, [slow_service], never, told.append) as swapper:
         swapper.want(SIZE)
-        wait_for(lambda: "The server could not do it." in told)
-        wait_for(lambda: not swapper.status.message)
+        assert eventually(lambda: "The server could not do it." in told, SECONDS)
+        assert eventually(lambda: not swapper.status.message, SECONDS)
 
 
 def test_a_size_without_an_engine_is_offered_until_it_has_one(

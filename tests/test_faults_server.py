@@ -23,6 +23,7 @@ from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from tests.conftest import COMPONENTS
+from tests.patience import eventually
 from triton_models.diffusion.manifest import Engine, ModelInfo
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -213,19 +214,10 @@ def _draw_whole(
 def test_a_model_that_dies_idle_comes_back_unasked(studio_server: Supervisor) -> None:
     before = studio_server.endpoint
     _kill(studio_server, "vae_decoder/1/model.py")
-    assert _eventually(lambda: studio_server.endpoint != before and studio_server.ready(), 60)
+    assert eventually(lambda: studio_server.endpoint != before and studio_server.ready(), 60)
     client = TritonClient(studio_server.endpoint.address)
     assert draw(client).seeds == (1,)
     client.close()
-
-
-def _eventually(check: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _runs(address: str, model: str) -> int:

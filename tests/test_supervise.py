@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,16 +19,8 @@ from studio.server.base import Endpoint
 from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
+from tests.patience import eventually
 from triton_models.diffusion.manifest import Engine
-
-
-def _eventually(check: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class FakeServer:
@@ -73,7 +65,7 @@ def test_a_dead_server_is_started_again_and_that_is_told() -> None:
         supervisor.start()
         assert supervisor.endpoint.address == "fake:1"
         server.die()
-        assert _eventually(lambda: supervisor.endpoint.address == "fake:2")
+        assert eventually(lambda: supervisor.endpoint.address == "fake:2", 15)
         assert supervisor.ready()
         assert told == [
             "The server ended unexpectedly; starting it again."
@@ -104,7 +96,7 @@ def test_a_start_that_fails_is_tried_again() -> None:
     with Supervisor(server, told.append) as supervisor:
         supervisor.start()
         server.die()
-        assert _eventually(supervisor.ready)
+        assert eventually(supervisor.ready, 15)
     assert server.starts == 3
     assert "It did not start." in told
 
@@ -197,7 +189,7 @@ def test_a_server_that_dies_idle_comes_back_by_itself(stand_in_server: Superviso
     first = stand_in_server.endpoint
     for pid in _pids(stand_in_server, "denoiser/1/model.py"):
         os.kill(pid, signal.SIGKILL)
-    assert _eventually(lambda: stand_in_server.endpoint != first and stand_in_server.ready())
+    assert eventually(lambda: stand_in_server.endpoint != first and stand_in_server.ready(), 15)
     assert _draw(stand_in_server).seeds == (1,)
 
 
