@@ -13,17 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 from assets.training.painter import CHECKPOINT, Painter, Settings
 
 PROMPTS = (
-    "a red boat on the sea at night, stars",
+    "a red boat on the left, sea at night, stars",
     "sunset over mountains with a blue balloon",
     "a yellow house in a snowy landscape at night",
     "three red mushrooms in the forest",
-    "a pink cat by a lake at dawn",
+    "a pink cat on the right by a lake at dawn",
     "a city skyline at night, rain",
     "a purple whale at sunrise, rainbow",
     "a green tent in the desert, cactus, full moon",
     "an orange van under cherry trees",
-    "a red lighthouse by the sea at sunset",
-    "a blue kite over rolling hills",
+    "a red lighthouse on the left by the sea at sunset",
+    "a blue kite on the right over rolling hills",
     "palm trees on a beach, golden hour",
     "a violet house in the woods at midnight",
     "three yellow balloons over the alps",
@@ -34,9 +34,9 @@ PROMPTS = (
     "red tulips in a meadow by day",
     "a city in violet tones at dawn",
     "a pink tent by a lake, pine trees, night",
-    "rolling hills in rose tones",
+    "a red house on the left and a blue balloon on the right",
     "a green car in the desert at noon",
-    "a yellow boat on a mountain lake",
+    "a yellow boat in the middle of a mountain lake",
 )
 COLUMNS, CELL, TEXT = 6, 168, 18
 
