@@ -91,7 +91,7 @@ def never() -> bool:
 
 @pytest.fixture
 def maker(tmp_path: Path, exported: Path) -> OnnxMaker:
-    return OnnxMaker(EngineCache(tmp_path / "engine_cache"), exported, "fp16")
+    return OnnxMaker(EngineCache(tmp_path / "engine_cache"), exported, "bf16")
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +163,7 @@ def test_engines_come_into_service_while_pictures_are_drawn_and_none_fails(
             assert eventually(lambda: len(load.engines) >= after + 2, SECONDS)
     assert load.failures == []
     assert load.engines[0] == "onnxruntime fp32"
-    assert load.engines[-1] == "onnxruntime fp16"  # the page shows which engine made each picture
+    assert load.engines[-1] == "onnxruntime bf16"  # the page shows which engine made each picture
     assert "The denoiser engine for 64 × 64, batch 1 is in service." in told
     assert supervisor.repository.engines["denoiser"][0].key.startswith("denoiser-")
     assert [entry.facts.latency_ms is not None for entry in maker.cache.entries()] == [True] * 4
@@ -220,7 +220,7 @@ def test_a_faster_engine_with_the_same_pictures_is_served_before_the_others(
         swapper.want(SIZE)
         assert eventually(lambda: any("vae decoder" in line for line in told), SECONDS)
     swaps = dict(slow_service.swaps)
-    assert swaps["denoiser"] == ["onnxruntime fp16", "onnxruntime fp32"]
+    assert swaps["denoiser"] == ["onnxruntime bf16", "onnxruntime fp32"]
 
 
 def test_an_engine_that_draws_something_else_is_rejected_for_good(
