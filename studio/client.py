@@ -150,27 +150,23 @@ class TritonClient:
 
     def _take(self) -> _Stream:
         """A stream for one request: the one that the last request left, if it still stands."""
-        try:
+        with suppress(queue.Empty):
             stream = self._idle.get_nowait()
-        except queue.Empty:
-            return _Stream(self._connect())
-        if stream.answers.empty():
-            return stream
-        stream.close()  # nobody had asked, so what arrived is the news that the server went away
+            if stream.answers.empty():
+                return stream
+            stream.close()  # nobody had asked, so what arrived is the news that the server went away
         return _Stream(self._connect())
 
     def _give_back(self, stream: _Stream, done: bool) -> None:
-        try:
-            if done:
+        if done:
+            with suppress(queue.Full):  # several requests ran at once
                 self._idle.put_nowait(stream)
                 return
-        except queue.Full:  # several requests ran at once
-            pass
         stream.close()
 
 
 class _Stream:
-    """A gRPC stream, open for one request after another: opening one takes longer than a step."""
+    """A gRPC stream, open for one request after another: opening one takes milliseconds."""
 
     def __init__(self, client: InferenceServerClient) -> None:
         self.answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
