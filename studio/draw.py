@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from studio import infotext, running
 from studio.checkpoint import resolve
+from studio.client import TritonClient
 from studio.engines.export import export
 from studio.errors import SaveError, ServerLostError
 from studio.generate import Studio
@@ -24,16 +26,49 @@ from studio.start import open_studio, serves, until_stopped
 from studio.terminal import Terminal
 from triton_models.diffusion.manifest import ModelInfo
 
+RESTORE_SECONDS = 60.0
+DEATH_SECONDS = 2.0  # a server that is ending may answer for so long
+
 
 class Elsewhere:
-    """The server of a studio that runs already. It is not ours to restart."""
+    """The server of a studio that runs already. Its studio brings it back, at another address."""
 
-    def __init__(self, address: str) -> None:
-        self.endpoint = Endpoint(address)
+    def __init__(self, cache_dir: Path, instance: running.Instance) -> None:
+        self._cache_dir = cache_dir
+        self._instance = instance
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listened when the studio last said so."""
+        return Endpoint(self._instance.address)
 
     def restore(self) -> None:
-        """Raises ServerLostError: its own studio brings it back, at another address."""
-        raise ServerLostError("The studio that runs lost its server.", hint="Ask again in a few seconds.")
+        """Return once the studio says where its server is now. Raises ServerLostError."""
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < RESTORE_SECONDS:
+            now = self._seen_now()
+            if now.address != self._instance.address or (waited > DEATH_SECONDS and _answers(now.address)):
+                self._instance = now
+                return
+            time.sleep(0.2)
+        raise ServerLostError(
+            f"The studio at {self._instance.url} lost its server and has not brought it back.",
+            hint="Its window says why. Ask again once it serves.",
+        )
+
+    def _seen_now(self) -> running.Instance:
+        for instance in running.running(self._cache_dir):
+            if instance.pid == self._instance.pid:
+                return instance
+        raise ServerLostError("The studio that was drawing has ended.", hint="Ask again.")
+
+
+def _answers(address: str) -> bool:
+    client = TritonClient(address)
+    try:
+        return client.ready()
+    finally:
+        client.close()
 
 
 def draw(
@@ -56,7 +91,7 @@ def _studio(settings: Settings, terminal: Terminal) -> Iterator[Studio]:
             terminal.line(f"Using the studio at {instance.url}")
             model = ModelInfo.load(export(resolve(settings.model, silent), settings.cache_dir, silent))
             with History(settings.data_dir) as history:
-                studio = Studio(Elsewhere(instance.address), model, history)
+                studio = Studio(Elsewhere(settings.cache_dir, instance), model, history)
                 try:
                     yield studio
                 finally:

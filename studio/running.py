@@ -43,7 +43,7 @@ class Registration:
         self._write()
 
     def tell(self, *, url: str, address: str, data_dir: str) -> None:
-        """Add what is known once the page is up."""
+        """Add what is known once the page is up, and again when the server has moved."""
         self.instance = replace(self.instance, url=url, address=address, data_dir=data_dir)
         self._write()
 

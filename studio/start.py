@@ -67,8 +67,10 @@ def serve(settings: Settings, *, port_asked: bool, terminal: Terminal) -> int:
                 )
                 stack.callback(page.close)
                 stage.outcome = page.url
-            entry.tell(
-                url=page.url, address=opened.supervisors[0].endpoint.address, data_dir=str(settings.data_dir)
+            opened.supervisors[0].follow(
+                lambda server: entry.tell(
+                    url=page.url, address=server.address, data_dir=str(settings.data_dir)
+                )
             )
             _say_how_to_enter(page, terminal)
             wait()

@@ -86,13 +86,18 @@ def test_two_servers_behind_nginx_share_the_work(port: int, engine: docker.Docke
         thread.join(timeout=120)
     assert [type(result) for result in results] == [RawResult, RawResult]
     servers[0].stop(timeout=5)
-    assert eventually(lambda: is_drawn(address, request), seconds=60)
+    refusals: list[str] = []
+    assert eventually(lambda: is_drawn(address, request, refusals), seconds=60), (
+        refusals,
+        *(container.logs(tail=20) for container in engine.containers.list(filters={"name": f"studio{port}"})),
+    )
 
 
-def is_drawn(address: str, request: ImageRequest) -> bool:
+def is_drawn(address: str, request: ImageRequest, refusals: list[str]) -> bool:
     try:
         return isinstance(draw(address, request)[-1], RawResult)
-    except ServerError:  # nginx still knew the server that is gone
+    except ServerError as error:  # nginx still knew the server that is gone
+        refusals.append(f"{error} {error.__cause__}")
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from tests.conftest import COMPONENTS
 from tests.patience import eventually
+from tests.processes import kill
 from triton_models.diffusion.manifest import Engine, ModelInfo
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -51,17 +51,6 @@ def draw(client: TritonClient, prompt: str = "a red house", **fields: object) ->
     *_, last = client.generate(request, threading.Event())
     assert isinstance(last, RawResult)
     return last
-
-
-def _kill(supervisor: Supervisor, word: str) -> None:
-    folder = Path(supervisor.endpoint.address.removeprefix("unix:")).parent.name
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = command.read_text()
-        except OSError:
-            continue
-        if folder in text and word in text:
-            os.kill(int(command.parent.name), signal.SIGKILL)
 
 
 # What a person can type
@@ -194,7 +183,7 @@ def test_a_picture_survives_kill_9(studio: Studio, studio_server: Supervisor, vi
     def kill_once(progress: Progress) -> None:
         if progress.step == 2 and not killer.is_set():
             killer.set()
-            _kill(studio_server, victim)
+            kill(studio_server.endpoint.address, victim)
 
     survived = _draw_whole(studio, request, kill_once)
     assert studio_server.endpoint != before
@@ -213,7 +202,7 @@ def _draw_whole(
 
 def test_a_model_that_dies_idle_comes_back_unasked(studio_server: Supervisor) -> None:
     before = studio_server.endpoint
-    _kill(studio_server, "vae_decoder/1/model.py")
+    kill(studio_server.endpoint.address, "vae_decoder/1/model.py")
     assert eventually(lambda: studio_server.endpoint != before and studio_server.ready(), 60)
     client = TritonClient(studio_server.endpoint.address)
     assert draw(client).seeds == (1,)

@@ -26,6 +26,7 @@ from studio.server import leftovers
 from studio.settings import CHECKOUT
 from studio.start import free_port
 from studio.terminal import Terminal
+from tests.processes import kill
 
 pytestmark = pytest.mark.timeout(300)
 SECONDS = 120.0
@@ -135,6 +136,12 @@ def test_one_studio_from_its_page_to_its_end(cache: Path, tmp_path: Path) -> Non
     assert facts["engine"] == "onnxruntime fp32"
     assert facts["stages"].keys() >= {"queue", "text_encode", "step", "decode", "transfer", "save"}
     assert open_image(picture).shape == (256, 256, 3)
+    # also when its server has just died, to come back at another address
+    kill(running.running(cache)[0].address, "denoiser")
+    drawn = Started(tmp_path, cache, "generate", "a boat", "--steps", "2", "-o", str(picture))
+    _, said = drawn.process.communicate(timeout=SECONDS)
+    assert drawn.process.returncode == 0, said
+    assert f"Using the studio at {url}" in said
     # and it ends without a trace
     status, said = first.end(signal.SIGTERM)
     assert status == 0

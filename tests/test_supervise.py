@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from studio.server.embedded import Embedded
 from studio.server.repository import Repository
 from studio.server.supervise import Supervisor
 from tests.patience import eventually
+from tests.processes import kill, pids
 from triton_models.diffusion.manifest import Engine
 
 
@@ -137,20 +136,6 @@ def test_stop_ends_a_start_that_is_under_way(stand_in: Repository, tmp_path: Pat
     assert not supervisor.ready()
 
 
-def _pids(supervisor: Supervisor, word: str) -> list[int]:
-    """The processes of this supervisor's server with ``word`` in their command line."""
-    folder = Path(supervisor.endpoint.address.removeprefix("unix:")).parent.name
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = command.read_text()
-        except OSError:
-            continue
-        if folder in text and word in text:
-            found.append(int(command.parent.name))
-    return found
-
-
 def _draw(supervisor: Supervisor, **fields: object) -> RawResult:
     client = TritonClient(supervisor.endpoint.address)
     request = ImageRequest(**{"prompt": "x", "steps": 2, "seed": 1} | fields)  # type: ignore[arg-type]
@@ -168,7 +153,7 @@ def test_kill_9_under_a_request_loses_it_at_once_and_comes_back(
     stand_in_server: Supervisor, victim: str
 ) -> None:
     supervisor = stand_in_server
-    killer = threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGKILL) for pid in _pids(supervisor, victim)])
+    killer = threading.Timer(0.3, kill, (supervisor.endpoint.address, victim))
     killer.start()
     with pytest.raises(ServerLostError):
         _draw(supervisor, steps=150)
@@ -187,8 +172,7 @@ def test_a_model_that_crashes_is_lost_and_comes_back(stand_in_server: Supervisor
 @pytest.mark.server
 def test_a_server_that_dies_idle_comes_back_by_itself(stand_in_server: Supervisor) -> None:
     first = stand_in_server.endpoint
-    for pid in _pids(stand_in_server, "denoiser/1/model.py"):
-        os.kill(pid, signal.SIGKILL)
+    kill(first.address, "denoiser/1/model.py")
     assert eventually(lambda: stand_in_server.endpoint != first and stand_in_server.ready(), 15)
     assert _draw(stand_in_server).seeds == (1,)
 
@@ -211,7 +195,7 @@ def test_engines_are_swapped_under_load_and_a_bad_one_changes_nothing(stand_in_s
     artist.start()
     try:
         supervisor.swap("denoiser", good)
-        assert _pids(supervisor, "denoiser/2/model.py")
+        assert pids(first.address, "denoiser/2/model.py")
         with pytest.raises(ServerError, match="the engine is broken"):
             supervisor.swap("denoiser", [Engine("tensorrt", "broken", "fp16")])
         time.sleep(1.5)  # the old version's process ends, and nobody takes that for a death

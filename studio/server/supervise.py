@@ -29,6 +29,7 @@ class Supervisor:
         self.server = server
         self.endpoint = Endpoint("")
         self._tell = tell
+        self._moved: Callable[[Endpoint], None] = lambda endpoint: None
         self._starts = 0
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -57,6 +58,12 @@ class Supervisor:
             self.server.stop()
         if self._watcher is not None:
             self._watcher.join()
+
+    def follow(self, moved: Callable[[Endpoint], None]) -> None:
+        """Call ``moved`` with where the server listens now, and again whenever it comes back elsewhere."""
+        with self._lock:
+            self._moved = moved
+            moved(self.endpoint)
 
     @property
     def repository(self) -> Repository:
@@ -100,6 +107,7 @@ class Supervisor:
     def _start(self, report: Report) -> None:
         self.endpoint = self.server.start(report)
         self._starts += 1
+        self._moved(self.endpoint)
 
     def _watch(self) -> None:
         pause = 1.0
