@@ -19,7 +19,9 @@ from assets.training.tokenizer import MAX_TOKENS
 SIZES = ((256, 256), (256, 192), (192, 256))
 """Width and height of the pictures trained on; the first is the checkpoint's own."""
 
-SIZE_SHARES = (0.8, 0.1, 0.1)
+SIZE_CYCLE = (1, 2, 0, 0, 0, 0, 0, 0, 0, 0)
+"""Which of the sizes each of ten chunks in a row has: all of them early, so that training can start."""
+
 CAPTIONS = 8
 """Captions written for each picture; training picks one each time it sees the picture."""
 
@@ -51,7 +53,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> np.ndarray:
 
 def chunks(tokenizer_folder: Path, count: int, workers: int, seed: int) -> Iterator[Chunk]:
     """Draw about `count` captioned pictures of training scenes, in chunks, in no fixed order."""
-    jobs = [seed * 1_000_000 + index for index in range(max(1, count // CHUNK))]
+    jobs = [seed * 1_000_000 + index for index in range(max(len(SIZES), count // CHUNK))]
     with get_context("spawn").Pool(workers, _start_worker, (tokenizer_folder,)) as pool:
         yield from pool.imap_unordered(_draw_chunk, jobs)
 
@@ -64,7 +66,7 @@ def _start_worker(tokenizer_folder: Path) -> None:
 def _draw_chunk(seed: int) -> Chunk:
     assert _tokenizer is not None
     rng = random.Random(seed)
-    size = rng.choices(SIZES, SIZE_SHARES)[0]
+    size = SIZES[SIZE_CYCLE[seed % len(SIZE_CYCLE)]]
     scenes, texts = [], []
     for _ in range(CHUNK // TURNS):
         wordings = [rng.getrandbits(32) for _ in range(CAPTIONS)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL
 
-from assets.training.data import CAPTIONS, SIZE_SHARES, SIZES, Chunk
+from assets.training.data import CAPTIONS, CHUNK, SIZE_CYCLE, SIZES, Chunk
 from assets.training.models import LATENT_CHANNELS, VAE_FACTOR
+from assets.training.schedule import arithmetic
 from assets.training.tokenizer import MAX_TOKENS
 
 ENCODED_AT_ONCE = 32
@@ -18,8 +19,8 @@ class Store:
 
     def __init__(self, count: int, device: str) -> None:
         self.tables = []
-        for (width, height), share in zip(SIZES, SIZE_SHARES, strict=True):
-            room = int(count * share * 1.2) + 1024
+        for index, (width, height) in enumerate(SIZES):
+            room = count * SIZE_CYCLE.count(index) // len(SIZE_CYCLE) + len(SIZE_CYCLE) * CHUNK
             shape = (room, LATENT_CHANNELS, height // VAE_FACTOR, width // VAE_FACTOR)
             latents = torch.empty(shape, dtype=torch.float16, device=device)
             tokens = torch.empty((room, CAPTIONS, MAX_TOKENS), dtype=torch.int16, device=device)
@@ -34,7 +35,8 @@ class Store:
         start = self.filled[index]
         end = min(start + len(chunk.images), len(latents))
         images = torch.from_numpy(chunk.images).to(latents.device).permute(0, 3, 1, 2)
-        with torch.autocast(latents.device.type, torch.bfloat16, enabled=latents.is_cuda):
+        device = latents.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=arithmetic(device) == torch.bfloat16):
             parts = [vae.encode(part / 127.5 - 1).latent_dist.mean for part in images.split(ENCODED_AT_ONCE)]
         encoded = torch.cat(parts)
         latents[start:end] = encoded[: end - start].half()
