@@ -124,9 +124,7 @@ def _checkpoint(settings: Settings) -> Iterator[Finding]:
     if folder is None:
         able = sorted(cpu.flags().intersection(cpu.BF16_FLAGS))
         has = (
-            f"has {' and '.join(able)}: OpenVINO in bfloat16 is tried"
-            if able
-            else "lacks bfloat16: ONNX Runtime"
+            f"has {' and '.join(able)}: OpenVINO in bfloat16 is tried" if able else "lacks bfloat16: float32"
         )
         yield Finding("CPU engine", OK, f"decided at the first start; this CPU {has} ({cores} threads)")
         return

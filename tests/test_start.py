@@ -244,18 +244,20 @@ def choose(
 
 def test_bfloat16_only_where_the_cpu_has_it_and_pictures_stay_alike(tmp_path: Path) -> None:
     assert choose(tmp_path / "a").label == "openvino bf16"
-    assert choose(tmp_path / "b", flags="avx2").label == "onnxruntime fp32"
+    assert choose(tmp_path / "b", flags="avx2").label == "openvino fp32"
     far = choose(tmp_path / "c", likeness=Likeness(cpu.MAX_DIFFERENCE + 1))
-    assert far.label == "onnxruntime fp32"
+    assert far.label == "openvino fp32"
     assert "5.0 of 255" in far.reason
     broken = choose(tmp_path / "d", likeness=Likeness(0.0, "it ended with status -4"))
-    assert broken.label == "onnxruntime fp32"
+    assert broken.label == "openvino fp32"
     assert "status -4" in broken.reason
 
 
 def test_an_engine_that_was_asked_for_is_taken(tmp_path: Path) -> None:
     assert choose(tmp_path, "onnxruntime").label == "onnxruntime fp32"
     assert choose(tmp_path, "openvino", flags="avx2").label == "openvino fp32"
+    without = cpu.choose("auto", tmp_path, tmp_path, 1, version_of=lambda _: "")
+    assert without.label == "onnxruntime fp32"
 
 
 def test_the_verdict_is_remembered(tmp_path: Path) -> None:
@@ -281,6 +283,9 @@ def test_every_component_can_fall_back_on_onnx_runtime(tmp_path: Path) -> None:
         "denoiser": ["openvino bf16", "onnxruntime fp32"],
         "vae_decoder": ["openvino bf16", "onnxruntime fp32"],
     }
+    in_float32 = cpu.engines(choose(tmp_path, flags="avx2"))
+    assert [one.label for one in in_float32["denoiser"]] == ["openvino fp32", "onnxruntime fp32"]
+    assert [one.label for one in in_float32["vae_decoder"]] == ["onnxruntime fp32"]
 
 
 def test_the_trial_tells_how_it_failed(tmp_path: Path) -> None:

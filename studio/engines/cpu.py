@@ -21,8 +21,12 @@ ONNX_RUNTIME = "onnxruntime"
 OPENVINO = "openvino"
 FLAVOURS = (ONNX_RUNTIME, OPENVINO)
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-# What runs in bfloat16. The text encoder takes milliseconds, and its rounding would steer the whole walk.
-IN_BF16 = (VAE_ENCODER.name, DENOISER.name, VAE_DECODER.name)
+# What OpenVINO computes; ONNX Runtime has the rest. In float32 only the denoiser gains by it. The text
+# encoder takes milliseconds, and its rounding to bfloat16 would steer the whole walk.
+OPENVINO_HAS = {
+    "bf16": (VAE_ENCODER.name, DENOISER.name, VAE_DECODER.name),
+    "fp32": (DENOISER.name,),
+}
 MAX_DIFFERENCE = 4.0  # mean over the pixels of a picture, of 255
 TRIAL_SECONDS = 900
 TRIAL = 2  # of the trial itself: raise it and every checkpoint is tried again
@@ -120,17 +124,15 @@ def choose(
             raise SettingsError("OpenVINO is not installed.", hint="Use --engine auto.")
         return CpuChoice(ONNX_RUNTIME, "fp32", "OpenVINO does not exist for this machine")
     found = flags() if cpu_flags is None else cpu_flags
-    fallback = OPENVINO if wanted == OPENVINO else ONNX_RUNTIME
     if not found.intersection(BF16_FLAGS):
-        return CpuChoice(fallback, "fp32", "this CPU has no bfloat16 instructions")
+        return CpuChoice(OPENVINO, "fp32", "this CPU has no bfloat16 instructions")
     likeness = _remembered(model_folder, cache_dir, threads, report, judge or try_picture)
     if likeness.failure:
-        return CpuChoice(fallback, "fp32", f"bfloat16 failed its trial: {likeness.failure}")
+        return CpuChoice(OPENVINO, "fp32", f"bfloat16 failed its trial: {likeness.failure}")
     measured = f"its pictures differ by {likeness.difference:.1f} of 255 from float32"
     if not likeness.passes:
-        return CpuChoice(
-            fallback, "fp32", f"bfloat16 was tried and {measured}; {MAX_DIFFERENCE:.0f} is the limit"
-        )
+        reason = f"bfloat16 was tried and {measured}; {MAX_DIFFERENCE:.0f} is the limit"
+        return CpuChoice(OPENVINO, "fp32", reason)
     return CpuChoice(OPENVINO, "bf16", f"this CPU has bfloat16 instructions, and {measured}")
 
 
@@ -140,11 +142,9 @@ def engines(choice: CpuChoice) -> dict[str, tuple[Engine, ...]]:
     for component in (component.name for component in COMPONENTS):
         file = f"{component}.onnx"
         plain = Engine(ONNX_RUNTIME, file, "fp32")
-        if choice.precision == "bf16":
-            first = Engine(OPENVINO, file, "bf16") if component in IN_BF16 else plain
-        else:
-            first = Engine(choice.flavour, file, choice.precision)
-        chosen[component] = tuple(dict.fromkeys((first, plain)))
+        faster = Engine(choice.flavour, file, choice.precision)
+        gains = choice.flavour == OPENVINO and component in OPENVINO_HAS[choice.precision]
+        chosen[component] = (faster, plain) if gains else (plain,)
     return chosen
 
 
