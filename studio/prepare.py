@@ -10,7 +10,7 @@ from studio.checkpoint import Checkpoint, resolve
 from studio.engines import cpu
 from studio.engines.cache import EngineCache
 from studio.engines.export import export, exported
-from studio.engines.flavour import TENSORRT
+from studio.engines.flavour import TENSORRT, precision_for
 from studio.engines.key import Profile, Target
 from studio.engines.places import place
 from studio.engines.workshop import Workshop
@@ -105,7 +105,8 @@ def _workshop(settings: Settings, here: Machine, report: Report) -> Workshop | N
     toolbox = container.open_toolbox(here.gpu, settings.image, settings.cache_dir, report)
     if toolbox is None:
         return None
-    choice = replace(here.engine, flavour=TENSORRT, version=toolbox.version)
+    precision, _ = precision_for(here.gpu)  # the host's own packages may have been no choice at all
+    choice = replace(here.engine, flavour=TENSORRT, version=toolbox.version, precision=precision)
     return Workshop(cache, Target.of(here.gpu, choice), here.gpu, places, python=toolbox.python)
 
 

@@ -21,7 +21,8 @@ class Runtime:
         cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
     )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
-    cudaStreamNonBlocking, cudaHostAllocDefault, cudaEventDisableTiming = 1, 0, 2
+    cudaStreamNonBlocking, cudaHostAllocDefault = 1, 0
+    cudaEventBlockingSync, cudaEventDisableTiming = 1, 2
 
     def __init__(self) -> None:
         self.blocks: dict[int, Any] = {}

@@ -82,6 +82,8 @@ def test_a_key_survives_json_and_its_name_is_a_plain_folder_name(key: EngineKey)
         {"level": True},
         {"refit": 1},
         {"extra": "x"},
+        {"component": "a/../../../../evil"},
+        {"capability": "8/../9"},
         {"profile": {"batch": [1, 1]}},
         {"profile": {"batch": [2, 1], "height": [8, 8], "width": [8, 8]}},
         {"profile": {"batch": [1, 1, 1], "height": [8, 8], "width": [8, 8]}},

@@ -271,6 +271,7 @@ def test_what_leaves_fp16_takes_bf16_where_the_card_has_it(card: Card, wide: str
     choice = flavour.choose(gpu, have={})
     assert Target.of(gpu, choice).wide_precision == wide
     assert choice.precision_reason.endswith(f"what leaves its range is done in {wide}")
+    assert Target(TENSORRT, "8.6.0", gpu.compute, "fp16").wide_precision == "fp32"  # it knows no bf16
 
 
 def test_an_old_driver_leaves_what_its_cuda_runs() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,6 +130,35 @@ def test_size_that_no_engine_admits_names_those_there_are(exported: Path) -> Non
 
     with pytest.raises(NoEngine, match="there are engines for 256 to 512 × 256"):
         Engines(engines(exported, square)).pick(1, 64, 32)
+
+
+def test_an_engine_that_finds_no_room_is_loaded_once_the_others_are_gone(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that holds the engine of one size."""
+
+    class OnGpu:
+        pass
+
+    loaded: list[weakref.ref[OnGpu]] = []
+
+    def load(file: Path, *_: object) -> OnGpu:
+        if any(ref() for ref in loaded):
+            raise EngineUnusable("there is not enough free GPU memory for it")
+        runner = OnGpu()
+        loaded.append(weakref.ref(runner))
+        return runner
+
+    monkeypatch.setitem(sys.modules, "triton_models.diffusion.runners.tensorrt", SimpleNamespace(load=load))
+    small, large = (
+        Engine("tensorrt", "denoiser.onnx", "fp16", height=(side, side), width=(side, side))
+        for side in (32, 64)
+    )
+    choice = Engines(engines(exported, small, large))
+    for engine, side in ((small, 32), (large, 64), (small, 32)):
+        assert choice.pick(1, side, side).engine == engine
+    assert not choice.unusable
+    assert len(loaded) == 3
 
 
 def test_engine_that_does_not_load_gives_way_with_its_reason(exported: Path, tmp_path: Path) -> None:
@@ -264,6 +295,7 @@ def test_openvino_keeps_few_sizes_and_its_kernels_on_disk(
 CRAMPED = """
 import resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from triton_models.diffusion.runners import EngineUnusable, onnxruntime, openvino
 resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
@@ -287,11 +319,13 @@ def test_too_large_for_the_machine_is_refused_and_small_ones_go_on(exported: Pat
 
 OFFLINE = """
 import sys
+import weakref
 import numpy as np
 import socket
 def refuse(*args, **kwargs): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
 from pathlib import Path
+from types import SimpleNamespace
 from triton_models.diffusion.runners import openvino
 runner = openvino.load(Path(sys.argv[1]), "fp32", 1, None)
 runner.run({"latents": np.zeros((1, 4, 8, 8), np.float32)}, ["image"])

@@ -88,7 +88,7 @@ def choose(
         flavour, reason = _flavour(gpu, have)
     if not flavour:
         return Choice("", reason, "fp32", "the CPU engines' own choice")
-    precision, precision_reason = _precision(gpu)
+    precision, precision_reason = precision_for(gpu)
     version = have[flavour].version if flavour in have else ""
     return Choice(flavour, reason, precision, precision_reason, version)
 
@@ -132,7 +132,8 @@ def _rtx_obstacle(gpu: Gpu) -> str:
     return f"TensorRT-RTX has no engine for compute capability {gpu.compute} ({gpu.name})"
 
 
-def _precision(gpu: Gpu | None) -> tuple[str, str]:
+def precision_for(gpu: Gpu | None) -> tuple[str, str]:
+    """The precision that suits ``gpu``, and why."""
     if gpu is not None and "GTX 16" in gpu.name:
         return "fp32", f"{gpu.name} gives black pictures in fp16"
     wide = "bf16" if gpu is not None and gpu.capability >= BF16_CAPABILITY else "fp32"

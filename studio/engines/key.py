@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ Range = tuple[int, int]  # inclusive
 Shape = tuple[int, ...]
 Shapes = dict[str, tuple[Shape, Shape, Shape]]  # by input: smallest, best, largest
 DEFAULT_LEVEL = 3  # TensorRT's own
-RECIPE = 1  # of the builder: raise it when the same order would give another engine
+RECIPE = 2  # of the builder: raise it when the same order would give another engine
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class Target:
     @property
     def wide_precision(self) -> str:
         """What a component is computed in when its values leave fp16's range."""
-        return "bf16" if tuple(map(int, self.capability.split("."))) >= BF16_CAPABILITY else "fp32"
+        builder_knows_bf16 = self.flavour == TENSORRT_RTX or not self.version.startswith("8.")
+        able = tuple(map(int, self.capability.split("."))) >= BF16_CAPABILITY and builder_knows_bf16
+        return "bf16" if able else "fp32"
 
     @staticmethod
     def of(gpu: Gpu, choice: Choice) -> Target:
@@ -155,6 +158,10 @@ class EngineKey:
         for name in names:
             if type(parts[name]) is not types.get(name, str):
                 raise ValueError(f"the part {name!r} has the wrong type")
+        if parts["component"] not in [component.name for component in components.COMPONENTS]:
+            raise ValueError("the part 'component' is not one of ours")
+        if not re.fullmatch(r"[\w.]+", parts["capability"]):  # it becomes part of a folder's name
+            raise ValueError("the part 'capability' is not one")
         return EngineKey(**{**parts, "profile": Profile.parse(parts["profile"])})
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studio.engines.components import COMPONENTS, TEXT_ENCODER, Component
+from studio.engines.components import COMPONENTS, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER, Component
 from studio.engines.key import DEFAULT_LEVEL, EngineKey, Profile, Shapes, Target
 from studio.gpu import Gpu
 from triton_models.diffusion.manifest import ModelInfo
@@ -54,6 +54,8 @@ def orders(
     made = []
     for component in COMPONENTS:
         span = ANY_SIZE if component == TEXT_ENCODER else profile
+        if component in (VAE_ENCODER, VAE_DECODER):
+            span = replace(profile, batch=(1, 1))  # the pipelines encode and decode picture by picture
         onnx = model_folder / f"{component.name}.onnx"
         exported_in = str(info.components[component.name]["precision"])
         own = replace(target, precision=exported_in) if target.precision == "fp16" else target

@@ -194,9 +194,18 @@ class Builder:
         return json.dumps(asked).encode()
 
 
+class OnnxParserFlag(enum.IntEnum):
+    NATIVE_INSTANCENORM = 0
+
+
 class OnnxParser:
     def __init__(self, network, logger):
         self.num_errors = 0
+        self.flags = []
+
+    def set_flag(self, flag):
+        self.flags.append(flag)
 
     def parse_from_file(self, file):
+        assert self.flags == [OnnxParserFlag.NATIVE_INSTANCENORM]
         return Path(file).read_bytes() == b"graph"

@@ -68,16 +68,20 @@ case $1 in
     serve build "$(sd15)" --only denoiser --level "$LEVEL"
     ;;
   rest)
-    serve build "$(sd15)" --only text_encoder vae_decoder vae_encoder --level "$LEVEL" &
-    serve build "$BUNDLED" --pixels 256 --level "$LEVEL" &
-    serve build "$(sd15)" --batch 4 --only denoiser --batch-level "$BATCH_LEVEL" &
-    wait
+    serve build "$(sd15)" --only vae_decoder --level "$LEVEL"
+    serve build "$(sd15)" --batch 4 --only denoiser --batch-level "$BATCH_LEVEL"
+    # Side by side, since how fast these are hardly shows.
+    serve build "$(sd15)" --only text_encoder vae_encoder --level "$LEVEL" & sd15=$!
+    serve build "$BUNDLED" --pixels 256 --level "$LEVEL" & bundled=$!
+    wait "$sd15" && wait "$bundled"
     ;;
   measure)
     (. "$kit/env.sh" && cd "$here/../.." && python3 -m studio.cli doctor || true)
-    serve measure "$(sd15)" --file "$OUT/batch1.json" --level "$LEVEL" || true
-    serve pictures "$BUNDLED" --pixels 256 --file "$PICTURES" --level "$LEVEL" || true
-    serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --batch-level "$BATCH_LEVEL" || true
+    failed=0  # one that fails must not keep the others from being measured
+    serve measure "$(sd15)" --file "$OUT/batch1.json" --level "$LEVEL" || failed=1
+    serve pictures "$BUNDLED" --pixels 256 --file "$PICTURES" --level "$LEVEL" || failed=1
+    serve measure "$(sd15)" --batch 4 --file "$OUT/batch4.json" --level "$LEVEL" --batch-level "$BATCH_LEVEL" || failed=1
     nvidia-smi
+    exit $failed
     ;;
 esac

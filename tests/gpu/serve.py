@@ -30,12 +30,13 @@ sys.path.insert(0, str(ROOT))
 
 from studio import gpu as gpus  # noqa: E402
 from studio.client import RawResult, TritonClient  # noqa: E402
-from studio.engines import flavour, trial  # noqa: E402
+from studio.engines import flavour  # noqa: E402
 from studio.engines.build import build  # noqa: E402
 from studio.engines.cache import EngineCache  # noqa: E402
 from studio.engines.components import COMPONENTS, DENOISER  # noqa: E402
 from studio.engines.entry import Entry  # noqa: E402
 from studio.engines.key import Profile, Target  # noqa: E402
+from studio.engines.measure import random_inputs  # noqa: E402
 from studio.engines.order import Order, orders  # noqa: E402
 from studio.request import ImageRequest  # noqa: E402
 from studio.server.embedded import Embedded  # noqa: E402
@@ -151,13 +152,14 @@ def measure(given: argparse.Namespace) -> None:
                 row[f"stages, {steps} steps"] = stages(result)
                 row["warnings"] = list(result.warnings)
             row["memory_gb"] = memory()
+        results[f"batch {batch}"] = row
+        given.file.write_text(json.dumps(results, indent=1))  # what was measured is kept, whatever comes
         row |= alone(given, of, batch)
         for steps in given.steps:
             parts = row["text encoder"] + steps * row["step"] + batch * row["vae decoder"]
             row[f"over the engines' sum, {steps} steps"] = row[f"end to end, {steps} steps"] / parts
         row["steps per second"] = 1 / row["step"]
         row["pictures per second"] = batch / row[f"end to end, {given.steps[-1]} steps"]
-        results[f"batch {batch}"] = row
         given.file.write_text(json.dumps(results, indent=1))
         say(json.dumps(row, indent=1))
 
@@ -188,8 +190,7 @@ def alone(given: argparse.Namespace, of: Mapping[str, Sequence[Engine]], batch: 
         at_once = batch if component == DENOISER else 1
         only = EngineSet(component.name, list(of[component.name]), str(given.folder), given.threads)
         runner = Engines(only).pick(at_once, latents, latents).runner
-        size = trial.Trial(component.name, "", at_once, latents, latents, (), "")
-        inputs = trial.random_inputs(component, size, info)
+        inputs = random_inputs(component, (at_once, latents, latents), info)
         if component == DENOISER:
             times["step"] = timed(partial(walk, runner, inputs, info)) / 50
         else:

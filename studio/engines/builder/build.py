@@ -83,11 +83,23 @@ class Build:
     def parse(self) -> None:
         """Read the ONNX file and the weights beside it. Raises Failure."""
         parser = self.trt.OnnxParser(self.network, self.logger)
+        self._prefer_native_normalization(parser)
         if not parser.parse_from_file(str(self.order.onnx)) or not self.network.num_outputs:
             self.errors += [parser.get_error(index).desc() for index in range(parser.num_errors)]
             raise Failure(log.sentence(self.errors, "TensorRT cannot read this ONNX file."))
         if not self.strongly_typed:
             self._pin_float32()
+
+    def _prefer_native_normalization(self, parser: Any) -> None:
+        """Before TensorRT 10, group norms became a plugin that needs cuDNN and reads fp16 weights as fp32.
+
+        The flag that says otherwise had another name in 8.6.0.
+        """
+        known = getattr(self.trt, "OnnxParserFlag", None)
+        for name in ("NATIVE_INSTANCENORM", "VERSION_COMPATIBLE"):
+            if hasattr(known, name):
+                parser.set_flag(getattr(known, name))
+                return
 
     def _pin_float32(self) -> None:
         """Keep the sampler's arithmetic in float32 where the builder is free to choose otherwise."""

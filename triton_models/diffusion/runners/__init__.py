@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,10 +93,23 @@ class Engines:
     def _load(self, engine: Engine) -> Runner | None:
         if engine not in self._runners:
             try:
-                self._runners[engine] = self._open(engine)
+                self._runners[engine] = self._open_making_room(engine)
             except EngineUnusable as reason:
                 self.set_aside(engine, str(reason))
+            except Exception as error:  # whatever a runtime raises, there are other engines
+                self.set_aside(engine, f"it could not be loaded ({type(error).__name__}: {error})")
         return self._runners.get(engine)
+
+    def _open_making_room(self, engine: Engine) -> Runner:
+        """Each size keeps its own weights on the GPU: where one does not fit, the others go."""
+        try:
+            return self._open(engine)
+        except EngineUnusable:
+            if not self._runners:
+                raise
+        self._runners.clear()
+        gc.collect()
+        return self._open(engine)
 
     def _open(self, engine: Engine) -> Runner:
         file = Path(self._set.model_folder) / engine.file

@@ -63,7 +63,9 @@ class Cuda:
 
     def mark(self) -> Any:
         """An event that happens when all that is enqueued now is done."""
-        event = self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
+        # Blocking: otherwise whoever waits for it would keep a core busy all the while.
+        flags = self._runtime.cudaEventDisableTiming | self._runtime.cudaEventBlockingSync
+        event = self._call("cudaEventCreateWithFlags", flags)
         self._call("cudaEventRecord", event, self.stream)
         return event
 

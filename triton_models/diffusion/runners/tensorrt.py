@@ -76,8 +76,15 @@ class _Loop:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self.step = self._enqueue if bound.plan.captures_itself else bound.cuda.capture(self._enqueue)
+        self._graph = None if bound.plan.captures_itself else bound.cuda.capture(self._enqueue)
         self.turns = tuple(_Turn(bound) for _ in range(2))
+
+    def step(self) -> None:
+        """Put a step on the stream."""
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph()
 
     def _enqueue(self) -> None:
         bound = self.bound
@@ -131,9 +138,9 @@ class TensorRtSteps:
     def wait(self) -> Floats:
         assert self._ended < self._started, "wait() without start()"
         turn = self._loop.turns[self._ended % 2]
+        self._ended += 1  # also where it failed: the event is gone
         with as_unusable():
             self._loop.bound.cuda.wait(turn.done)
-        self._ended += 1
         _refuse_broken(turn.denoised)
         return turn.denoised
 

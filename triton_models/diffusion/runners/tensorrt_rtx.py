@@ -18,12 +18,12 @@ def load(file: Path, precision: str, threads: int, cache_folder: Path | None) ->
     with as_unusable():
         trt, cuda = _import_bindings(), Cuda()
         log, runtime, engine = deserialize(trt, file)
-    settings = engine.create_runtime_config()
-    settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    kernels = _Kernels(settings, cache_folder / f"{file.stem}.kernels" if cache_folder else None)
-    context = existing(engine.create_execution_context(settings), log)
-    plan = Plan(trt, runtime, log, engine, context, captures_itself=True, warmed=kernels.save)
-    return TensorRtRunner(plan, cuda)
+        settings = engine.create_runtime_config()
+        settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        kernels = _Kernels(settings, cache_folder / f"{file.stem}.kernels" if cache_folder else None)
+        context = existing(engine.create_execution_context(settings), log)
+        plan = Plan(trt, runtime, log, engine, context, captures_itself=True, warmed=kernels.save)
+        return TensorRtRunner(plan, cuda)
 
 
 class _Kernels:
