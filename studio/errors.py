@@ -20,6 +20,15 @@ StudioError
 
 from __future__ import annotations
 
+import shutil
+
+
+def why(error: OSError) -> str:
+    """The system's own words for what went wrong with a file, or with the first of a tree of files."""
+    if isinstance(error, shutil.Error):  # (source, target, reason) for each file
+        return str(error.args[0][0][2]).partition(": '")[0]
+    return error.strerror or str(error)
+
 
 class StudioError(Exception):
     """One sentence of what happened, and one each for the state it leaves and what to do next."""

@@ -130,6 +130,21 @@ def test_a_folder_with_an_inpainting_unet_is_refused(folder: Path) -> None:
     assert "inpainting" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
+        ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"prediction_type": "sample"}, "predicts the picture"),
+    ],
+)
+def test_a_noise_schedule_that_we_cannot_draw_is_refused(
+    folder: Path, settings: dict[str, object], words: str
+) -> None:
+    edit(folder / "scheduler" / "scheduler_config.json", **settings)
+    assert words in refusal(folder)
+
+
 def test_a_folder_with_pickles_only_is_refused_with_the_reason(folder: Path) -> None:
     weights(folder).rename(folder / "unet" / "diffusion_pytorch_model.bin")
     assert "pickle" in refusal(folder)

@@ -63,13 +63,28 @@ def test_a_plan_is_served_with_cuda_graphs_and_the_embeddings_are_cached(
     assert (tmp_path / "models" / "text_encoder" / "1" / "model.plan").read_bytes() == b"plan"
 
 
+def test_python_serves_again_what_a_backend_cannot_any_more(exported: Path, tmp_path: Path) -> None:
+    onnx_file = Engine("onnxruntime", "vae_decoder.onnx", "fp32")
+    repository = Repository(exported, {"vae_decoder": [onnx_file]}, tmp_path / "compiled")
+    models = tmp_path / "models"
+    repository.write(models)
+    native.serve(repository, ["onnxruntime", "tensorrt"], models)
+    one_size = Engine("tensorrt", "x.plan", "fp16", batch=(1, 1), height=(64, 64), width=(64, 64))
+    assert repository.replace("vae_decoder", [one_size, onnx_file], models) == 2
+    native.serve(repository, ["onnxruntime", "tensorrt"], models)
+    config = parsed(models / "vae_decoder")
+    assert (config.backend, config.platform) == ("python", "")
+    assert (models / "vae_decoder" / "2" / "model.py").exists()
+    assert not (models / "vae_decoder" / "2" / "model.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("component", "engine", "backends"),
     [
         ("text_encoder", Engine("tensorrt", "x", "fp16", batch=(2, 2)), ["tensorrt"]),  # no prompt alone
         (
             "vae_decoder",
-            Engine("tensorrt", "x", "fp16", (1, 1), (64, 64), (64, 64)),
+            Engine("tensorrt", "x", "fp16", batch=(1, 1), height=(64, 64), width=(64, 64)),
             ["tensorrt"],
         ),  # one size
         ("text_encoder", Engine("tensorrt", "x", "fp16"), ["python"]),  # the wheel's server

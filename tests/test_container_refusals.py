@@ -181,7 +181,12 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
 
 def test_requirements_match_the_image_exactly() -> None:
     base = image.Image(
-        "sha256:1", "3.12", "11.3.0.99", "13", {"tokenizers": image._our_version("tokenizers")}, ["python"]
+        "sha256:1",
+        "3.12",
+        "11.3.0.99",
+        "13",
+        {"tokenizers": image._our_version("tokenizers", "13")},
+        ["python"],
     )
     assert "tensorrt-cu13==11.3.0.99" in base.missing()
     assert not any(one.startswith("tokenizers") for one in base.missing())

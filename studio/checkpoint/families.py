@@ -68,6 +68,18 @@ def refuse_vae(config: dict[str, Any], name: str) -> None:
         raise refuse(name, f"a model with {channels} latent channels and {factor} pixels per latent")
 
 
+def refuse_scheduler(config: dict[str, Any], name: str) -> None:
+    """Raise CheckpointError for a noise schedule that our samplers' tables are not made for."""
+    kinds = {
+        "a model of zero terminal SNR (rescale_betas_zero_snr)": config.get("rescale_betas_zero_snr"),
+        "a model with a noise schedule of its own (trained_betas)": config.get("trained_betas"),
+        "a model that predicts the picture itself": config.get("prediction_type") == "sample",
+    }
+    for what, is_so in kinds.items():
+        if is_so:
+            raise refuse(name, what)
+
+
 def family_of(text_config: dict[str, Any]) -> str:
     """``sd1`` for CLIP's text encoder, ``sd2`` for OpenCLIP's: they differ in the activation."""
     return "sd2" if text_config.get("hidden_act", "quick_gelu") == "gelu" else "sd1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.checkpoint.checkpoint import Checkpoint
-from studio.checkpoint.families import family_of, refuse_pipeline, refuse_unet, refuse_vae
+from studio.checkpoint.families import family_of, refuse_pipeline, refuse_scheduler, refuse_unet, refuse_vae
 from studio.checkpoint.weights import digest_weights, read_header
 from studio.errors import CheckpointError
 
@@ -32,6 +32,7 @@ def inspect_folder(path: Path, name: str, source: str) -> Checkpoint:
     text, unet, vae, scheduler = (_read_json(path / config) for config in CONFIGS)
     refuse_unet(unet, name)
     refuse_vae(vae, name)
+    refuse_scheduler(scheduler, name)
     if not (path / "tokenizer").is_dir():
         raise CheckpointError(
             f"{path} has no tokenizer folder.", hint="Download the checkpoint again, whole."

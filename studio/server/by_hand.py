@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from studio.errors import SettingsError
+from studio.errors import SettingsError, why
 from studio.server.container.image import requirements
 from studio.server.repository import Repository
 from triton_models.diffusion.manifest import Engine
@@ -39,8 +39,11 @@ def write(folder: Path, repository: Repository, gpu: bool) -> None:
             threads=0,
         )
         inside.write(folder / "models")
-        (folder / "requirements.txt").write_text("\n".join([*requirements(gpu), ""]), encoding="utf-8")
+        (folder / "requirements.txt").write_text(
+            "\n".join([*requirements("13" if gpu else None), ""]), encoding="utf-8"
+        )
     except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # it was empty, or not there
         raise SettingsError(
-            f"{folder} could not be written: {error.strerror}.", hint="Name another folder."
+            f"{folder} could not be written: {why(error)}.", hint="Name another folder."
         ) from error

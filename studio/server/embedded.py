@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import ServerStartError
+from studio.errors import ServerStartError, why
 from studio.report import Report
 from studio.server import keeper, leftovers
 from studio.server.base import Endpoint
@@ -135,7 +135,7 @@ class Embedded:
                 os.close(lock)
         except OSError as error:
             raise ServerStartError(
-                f"The server's files could not be written to {tempfile.gettempdir()}: {_why(error)}.",
+                f"The server's files could not be written to {tempfile.gettempdir()}: {why(error)}.",
                 hint="Make room there, or set TMPDIR to a folder with room, and start again.",
             ) from error
         assert process.stdout is not None
@@ -227,12 +227,6 @@ def _environment(wheel: Wheel, folder: Path, base: Mapping[str, str]) -> dict[st
 def _socket(folder: Path) -> str:
     # gRPC reads all of it as the socket's path, the port that Triton appends included.
     return f"unix:{folder}/grpc:0"
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, shutil.Error):  # of a whole tree: (source, target, reason) for each file
-        return str(error.args[0][0][2]).partition(": '")[0]
-    return error.strerror or str(error)
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from studio.errors import ServerError
+from studio.errors import ServerError, why
 from triton_models.diffusion.manifest import Engine, EngineSet
 
 MODELS = Path(__file__).parents[2] / "triton_models"
@@ -46,7 +46,7 @@ class Repository:
         except OSError as error:
             self.engines = previous
             raise ServerError(
-                f"The new engine could not be put before the server: {error.strerror or error}.",
+                f"The new engine could not be put before the server: {why(error)}.",
                 state="The one before goes on serving.",
                 hint=f"Make room in {target}.",
             ) from error

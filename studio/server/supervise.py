@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from studio.client import TritonClient
-from studio.errors import ServerError, ServerLostError
+from studio.errors import ServerError, ServerLostError, StudioError
 from studio.report import Report, silent
 from studio.server.base import Endpoint, Server
 from studio.server.log import last_words
@@ -93,13 +94,16 @@ class Supervisor:
     def swap(self, component: str, engines: Sequence[Engine]) -> None:
         """Serve a component with other engines, without a pause; raises ServerError and changes nothing."""
         with self._lock:
-            previous = self.server.repository.engines.get(component, ())
+            before = self.server.repository.engines
             self.server.replace(component, engines)
             client = TritonClient(self.endpoint.address)
             try:
                 client.load_model(component)
             except ServerError:
-                self.server.replace(component, previous)
+                # First for the next start: a server that died of the engine has no folder to write to.
+                self.server.repository.engines = before
+                with suppress(ServerError):
+                    self.server.replace(component, before.get(component, ()))
                 raise
             finally:
                 client.close()
@@ -118,7 +122,7 @@ class Supervisor:
             try:
                 self.restore()
                 pause = 1.0
-            except ServerError as error:
+            except StudioError as error:
                 if self._stopping.is_set():
                     return
                 logger.error("%s", error)

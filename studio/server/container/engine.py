@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import docker
-from docker.errors import DockerException, ImageNotFound
-from docker.types import DeviceRequest
+from docker.errors import ContainerError, DockerException, ImageNotFound
+from docker.types import DeviceRequest, LogConfig
 
 from studio.errors import DockerError
 from studio.gpu import Gpu
@@ -15,6 +17,7 @@ from studio.server.container.refusals import explain
 
 # Long enough for an engine that wakes up, short enough not to hold up a start.
 ANSWER_SECONDS = 10
+WORK_SECONDS = 120  # for a container to be made, started or removed on a busy machine
 # NVIDIA's images for drivers from 580 on, and for those before (CUDA 12).
 IMAGE = "nvcr.io/nvidia/tritonserver:26.09-py3"
 IMAGE_FOR_OLD_DRIVERS = "nvcr.io/nvidia/tritonserver:25.07-py3"
@@ -34,6 +37,7 @@ def connect() -> docker.DockerClient:
     try:
         client = docker.from_env(timeout=ANSWER_SECONDS)
         client.ping()
+        client.api.timeout = WORK_SECONDS
     except (DockerException, OSError) as error:
         raise explain(error) from error
     if not _is_here(client.api.base_url):
@@ -86,20 +90,38 @@ def judge(gpu: Gpu | None, wanted_image: str = "") -> Verdict:
 def try_gpu(client: docker.DockerClient, image: str, gpu: Gpu) -> Verdict:
     """Run ``nvidia-smi -L`` in a container that is given the GPU: the only test that decides."""
     try:
-        output = client.containers.run(
-            image,
-            ["-L"],
-            entrypoint="nvidia-smi",
-            remove=True,
-            network_disabled=True,
-            device_requests=[gpu_request(gpu)],
-        )
+        listed = said_by(client, image, "nvidia-smi", ["-L"], device_requests=[gpu_request(gpu)])
     except (DockerException, OSError) as error:
         return Verdict(False, str(explain(error)))
-    listed = output.decode(errors="replace")
     if gpu.uuid not in listed:
         return Verdict(False, f"its containers see {listed.strip() or 'no GPU'} instead of {gpu.name}")
     return Verdict(True, f"Docker {client.version()['Version']} can use {gpu.name}")
+
+
+def said_by(client: docker.DockerClient, image: str, program: str, words: list[str], **options: Any) -> str:
+    """The standard output of a program in a container of its own. Raises DockerException and OSError.
+
+    The SDK's own `containers.run` leaves behind what does not start, and returns nothing where Docker is
+    configured to log elsewhere than to a file.
+    """
+    container = client.containers.create(
+        image,
+        words,
+        entrypoint=program,
+        network_disabled=True,
+        cap_drop=["ALL"],
+        log_config=LogConfig(type=LogConfig.types.JSON),
+        **options,
+    )
+    try:
+        container.start()
+        status = container.wait()["StatusCode"]
+        if status:
+            raise ContainerError(container, status, words, image, container.logs(stdout=False).decode())
+        return str(container.logs(stderr=False).decode(errors="replace"))
+    finally:
+        with suppress(DockerException, OSError):
+            container.remove(force=True)
 
 
 def gpu_request(gpu: Gpu) -> DeviceRequest:

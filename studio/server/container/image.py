@@ -18,6 +18,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 
 from studio.errors import DockerError
 from studio.report import Report
+from studio.server.container import engine
 from studio.server.container.refusals import explain
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ PULL_ATTEMPTS = 3
 # What the models import: on the CPU, and on a GPU.
 IMPORTED = ("tokenizers", "onnxruntime", "openvino")
 IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
-CUDA_PYTHON_VERSION = "13.0.3"  # as in pyproject.toml; not installed where no engine runs
+# By the image's CUDA, whose driver this is; the newer one as in pyproject.toml.
+CUDA_PYTHON_VERSIONS = {"12": "12.9.4", "13": "13.0.3"}
 
 # Runs in the base image and prints what it holds: its Python, TensorRT's exact version and packages.
 PROBE = """
@@ -62,16 +64,20 @@ class Image:
 
     def missing(self) -> list[str]:
         """The pip requirements that the models need and this image lacks."""
-        wanted = requirements(gpu=self.tensorrt is not None)
+        wanted = requirements(self.cuda if self.tensorrt else None)
         if self.tensorrt:
             wanted.append(f"tensorrt-cu{self.cuda}=={self.tensorrt}")
         have = {f"{name}=={version}" for name, version in self.packages.items()}
         return [one for one in wanted if one not in have]
 
 
-def requirements(gpu: bool) -> list[str]:
-    """What the models import, as pip's requirements, at the versions that the studio itself runs."""
-    return [f"{name}=={_our_version(name)}" for name in (IMPORTED_WITH_GPU if gpu else IMPORTED)]
+def requirements(cuda: str | None) -> list[str]:
+    """What the models import, as pip's requirements, at the versions that the studio itself runs.
+
+    ``cuda`` is the image's CUDA, such as "13"; None for a CPU.
+    """
+    names = IMPORTED_WITH_GPU if cuda else IMPORTED
+    return [f"{name}=={_our_version(name, cuda)}" for name in names]
 
 
 def ensure(client: docker.DockerClient, reference: str, report: Report) -> Image:
@@ -125,17 +131,10 @@ def _pull_once(client: docker.DockerClient, reference: str, report: Report) -> N
 def probe(client: docker.DockerClient, image_id: str) -> Image:
     """Look into a base image by running its Python once."""
     try:
-        output = client.containers.run(
-            image_id,
-            ["-c", PROBE],
-            entrypoint="python3",
-            remove=True,
-            network_disabled=True,
-            cap_drop=["ALL"],
-        )
-    except DockerException as error:
+        said = engine.said_by(client, image_id, "python3", ["-c", PROBE])
+    except (DockerException, OSError) as error:
         raise explain(error) from error
-    return Image(id=image_id, **json.loads(output.decode().strip().splitlines()[-1]))
+    return Image(id=image_id, **json.loads(said.strip().splitlines()[-1]))
 
 
 def derive(client: docker.DockerClient, base: Image, missing: list[str], report: Report) -> str:
@@ -195,7 +194,7 @@ def _split(reference: str) -> tuple[str, str]:
     return (repository, tag) if repository and "/" not in tag else (reference, "latest")
 
 
-def _our_version(name: str) -> str:
+def _our_version(name: str, cuda: str | None) -> str:
     if name == "cuda-python":
-        return CUDA_PYTHON_VERSION
+        return CUDA_PYTHON_VERSIONS[cuda or "13"]
     return importlib.metadata.version(name.removesuffix("-gpu"))

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 NAME_PREFIX = "triton-studio-"  # of a container, before its lease's name
 LABEL_OWNER = "org.triton-studio.owner"  # which checkout's studio a container belongs to
+LABEL_CACHE = "org.triton-studio.cache"  # and which cache folder, where its lease is
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Lease:
         """Give the lease up and remove its folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release()
+
+
+def labels(owner: str, cache_dir: Path) -> dict[str, str]:
+    """What tells a container of ours from all others."""
+    return {LABEL_OWNER: owner, LABEL_CACHE: str(cache_dir)}
 
 
 def take(cache_dir: Path, name: str) -> Lease:

@@ -29,10 +29,13 @@ def serve(repository: Repository, backends: Collection[str], models: Path) -> No
     for component in BATCHES:
         engine = pick(component, repository.engines.get(component, ()), backends)
         model, source = models / component, repository.sources / component
-        if engine is None or not source.is_dir():
+        if not source.is_dir():
             continue
         version = max(model.glob("[0-9]*"), key=lambda folder: int(folder.name))
-        write(model, version, engine, Path(repository.model_folder))
+        if engine is not None:
+            write(model, version, engine, Path(repository.model_folder))
+        elif not (version / "model.py").exists():
+            _give_back(model, version, source)
 
 
 def pick(component: str, engines: Sequence[Engine], backends: Collection[str]) -> Engine | None:
@@ -59,6 +62,14 @@ def write(model: Path, version: Path, engine: Engine, model_folder: Path) -> Non
         target.hardlink_to(source)  # no second copy on disk
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _give_back(model: Path, version: Path, source: Path) -> None:
+    """Let Python serve a component again whose version before was served without it."""
+    shutil.copyfile(source / "config.pbtxt", model / "config.pbtxt")
+    shutil.copyfile(source / "1" / "model.py", version / "model.py")
+    for _, name in PLATFORMS.values():
+        (version / name).unlink(missing_ok=True)
 
 
 def config(python_config: str, flavour: str, platform: str) -> str:

@@ -92,7 +92,7 @@ def _run_leased(
         working_dir=str(CODE_INSIDE),
         environment={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         name=lease.container,
-        labels={leases.LABEL_OWNER: str(CODE)},
+        labels=leases.labels(str(CODE), cache),
         stdin_open=True,
         host_config=host,
     )
@@ -145,7 +145,8 @@ def _feed(attached: Any) -> None:
 
 def _inside(argument: str, cache: Path) -> str:
     """The argument with a path in the cache folder as it is inside, also after an option's ``=``."""
-    option, equals, value = argument.rpartition("=")
+    whole = Path(argument).is_absolute()
+    option, equals, value = ("", "", argument) if whole else argument.partition("=")
     path = Path(value)
     if not path.is_absolute() or not path.is_relative_to(cache):
         return argument

@@ -81,6 +81,11 @@ REFUSALS = (
         "Run `docker login nvcr.io` (user name `$oauthtoken`, password an NGC API key) and start again.",
     ),
     Refusal(
+        r"HTTPConnectionPool.*Read timed out",
+        "The Docker engine did not answer in time.",
+        "It may be busy: start again in a minute, or restart Docker; or use `--runtime embedded`.",
+    ),
+    Refusal(
         r"no such host|i/o timeout|TLS handshake timeout|network is unreachable|dial tcp|ReadTimeout"
         r"|request canceled|Temporary failure in name resolution|unexpected EOF|connection reset",
         "The image registry could not be reached.",

@@ -9,19 +9,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
 from studio.client import TritonClient
-from studio.errors import DockerError, ServerError, ServerStartError
+from studio.errors import DockerError, ServerError, ServerStartError, why
 from studio.report import Report
 from studio.server import keeper
 from studio.server.base import Endpoint
 from studio.server.container import engine, image, leases
 from studio.server.container.blueprint import GRPC_PORT, STUB_SECONDS, Blueprint, Settings, user
-from studio.server.container.leases import LABEL_OWNER, NAME_PREFIX
+from studio.server.container.leases import NAME_PREFIX
 from studio.server.container.refusals import explain, explain_exit
 from studio.server.log import ServerLog
 from studio.server.repository import Repository
@@ -59,14 +60,14 @@ class ContainerServer:
     def start(self, report: Report) -> Endpoint:
         """Run or find the container; raises ServerStartError or DockerError and leaves nothing behind."""
         report("Asking Docker", None)
-        self._client = engine.connect()
+        self._client = client = engine.connect()
         try:
             wanted = engine.image_for(self.settings.gpu, self.settings.image)
-            self._image = image.ensure(self._client, wanted, report)
-            self._container = self._find_or_run(self._image, report)
-            self._log.follow(_output(self._container))
+            self._image = image.ensure(client, wanted, report)
+            self._container = container = self._find_or_run(client, self._image, report)
+            self._log.follow(_output(container))
             deque(self._log.lines(0), maxlen=0)  # nobody waits for its lines
-            return self._wait_until_ready(report)
+            return self._wait_until_ready(container, report)
         except (DockerException, OSError) as error:
             self.stop()
             raise explain(error) from error
@@ -102,8 +103,9 @@ class ContainerServer:
         """Put other engines of a component where the next ``load_model`` finds them."""
         if self._lease is not None and self._image is not None:
             blueprint = Blueprint(self._image, self.repository, self.settings)
-            blueprint.replace(component, engines, self._lease.models)
-            self._lease.share_with(user()[0])
+            with self._writing():
+                blueprint.replace(component, engines, self._lease.models)
+                self._lease.share_with(user()[0])
             self.repository.engines = {**self.repository.engines, component: tuple(engines)}
 
     def recent_log(self) -> list[str]:
@@ -116,47 +118,54 @@ class ContainerServer:
         except DockerError:  # an engine that ends takes its containers along
             return False
 
-    def _find_or_run(self, base: image.Image, report: Report) -> Container:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ServerStartError(
+                f"The server's files could not be written to {self.settings.cache_dir}: {why(error)}.",
+                hint="Make room there, or name another folder with STUDIO_CACHE.",
+            ) from error
+
+    def _find_or_run(self, client: docker.DockerClient, base: image.Image, report: Report) -> Container:
         """A container left by a killed studio with this very configuration, or a new one."""
-        assert self._client is not None
         blueprint = Blueprint(base, self.repository, self.settings)
         configuration = blueprint.digest()
-        found = self._take_over(configuration)
+        found = self._take_over(client, configuration)
         if found is not None:
             logger.info("Going on with container %s, which an earlier studio left running", found.short_id)
             return found
         report("Starting the container", None)
-        self._lease = leases.take(self.settings.cache_dir, configuration)
-        blueprint.write(self._lease.models)
-        self._lease.share_with(user()[0])
-        return self._run(blueprint, self._lease, configuration)
+        with self._writing():
+            self._lease = lease = leases.take(self.settings.cache_dir, configuration)
+            blueprint.write(lease.models)
+            lease.share_with(user()[0])
+            mounts = blueprint.mounts(lease.models)
+        labels = leases.labels(self.settings.owner, self.settings.cache_dir)
+        labels[LABEL_CONFIGURATION] = configuration
+        settings: dict[str, Any] = {"name": lease.container, "mounts": mounts, "labels": labels}
+        try:
+            return self._run(client, blueprint, settings | blueprint.options())
+        except APIError as error:
+            if "rlimit" not in str(error):
+                raise
+        logger.info("Docker may not raise the container's limits here; going on with its own")
+        return self._run(client, blueprint, settings | blueprint.options(raise_limits=False))
 
-    def _run(self, blueprint: Blueprint, lease: leases.Lease, configuration: str) -> Container:
-        assert self._client is not None
-        for raise_limits in (True, False):
-            self._container = self._client.containers.create(
-                blueprint.image.id,
-                blueprint.command(),
-                name=lease.container,
-                mounts=blueprint.mounts(lease.models),
-                labels={LABEL_OWNER: self.settings.owner, LABEL_CONFIGURATION: configuration},
-                **blueprint.options(raise_limits),
-            )
-            try:
-                self._container.start()
-                break
-            except APIError as error:
-                if not raise_limits or "rlimit" not in str(error):
-                    raise
-                logger.info("Docker may not raise the container's limits here; going on with its own")
-                _remove(self._container, 0)
-        return self._container
+    def _run(self, client: docker.DockerClient, blueprint: Blueprint, options: dict[str, Any]) -> Container:
+        self._container = made = client.containers.create(blueprint.image.id, blueprint.command(), **options)
+        try:
+            made.start()
+        except APIError:
+            _remove(made, 0)
+            raise
+        return made
 
-    def _take_over(self, configuration: str) -> Container | None:
+    def _take_over(self, client: docker.DockerClient, configuration: str) -> Container | None:
         """Remove what killed studios of this checkout left, but for one that is just what is wanted."""
-        assert self._client is not None
         kept: Container | None = None
-        for container, lease in _left(self._client, self.settings.cache_dir, self.settings.owner):
+        for container, lease in _left(client, self.settings.cache_dir, self.settings.owner):
             same = container.labels.get(LABEL_CONFIGURATION) == configuration
             if kept is None and same and container.status == "running":
                 kept, self._lease = container, lease
@@ -164,16 +173,15 @@ class ContainerServer:
                 _discard(container, lease)
         return kept
 
-    def _wait_until_ready(self, report: Report) -> Endpoint:
-        assert self._container is not None
+    def _wait_until_ready(self, container: Container, report: Report) -> Endpoint:
         models = self.repository.models
         deadline = time.monotonic() + READY_SECONDS
         endpoint: Endpoint | None = None
         ready: set[str] = set()
         while time.monotonic() < deadline:
-            if not _running(self._container):
-                raise self._why_it_ended()
-            endpoint = endpoint or _endpoint(self._container)
+            if not _running(container):
+                raise self._why_it_ended(container)
+            endpoint = endpoint or _endpoint(container)
             if endpoint is not None:
                 newly = _ready(endpoint, [model for model in models if model not in ready])
                 ready.update(newly)
@@ -187,10 +195,9 @@ class ContainerServer:
             state=f"It was removed; its whole log is in {self._log.path}.",
         )
 
-    def _why_it_ended(self) -> ServerStartError:
-        assert self._container is not None
+    def _why_it_ended(self, container: Container) -> ServerStartError:
         self._log.end()
-        state = self._container.attrs["State"]
+        state = container.attrs["State"]
         ended = explain_exit(state["ExitCode"], state["OOMKilled"], self._log.reason())
         return ServerStartError(
             ended.what, state=f"{ended.state} Its whole log is in {self._log.path}.", hint=ended.hint
@@ -210,8 +217,8 @@ def _left(
     client: docker.DockerClient, cache_dir: Path, owner: str
 ) -> Iterator[tuple[Container, leases.Lease]]:
     """The containers of ``owner`` that no living studio holds, each with its lease, now this process's."""
-    labels = {"label": f"{LABEL_OWNER}={owner}"}
-    for container in client.containers.list(all=True, filters=labels, ignore_removed=True):
+    labels = [f"{name}={value}" for name, value in leases.labels(owner, cache_dir).items()]
+    for container in client.containers.list(all=True, filters={"label": labels}, ignore_removed=True):
         lease = leases.try_take(cache_dir, container.name.removeprefix(NAME_PREFIX))
         if lease is not None:
             yield container, lease
@@ -271,7 +278,12 @@ def _ready(endpoint: Endpoint, models: list[str]) -> list[str]:
 
 
 def _remove(container: Container, grace_seconds: int) -> None:
-    with suppress(NotFound):
+    """Stop and remove it. What an engine that does not answer keeps, the next start removes."""
+    try:
         if grace_seconds:
             container.stop(timeout=grace_seconds)
         container.remove(force=True)
+    except NotFound:
+        pass
+    except (DockerException, OSError) as error:
+        logger.warning("Container %s could not be removed: %s", container.short_id, error)

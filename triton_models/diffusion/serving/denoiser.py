@@ -28,21 +28,24 @@ class DenoiserModel:
 
     def execute(self, requests: list[Any]) -> None:
         for each in requests:
-            self._answer(each.get_response_sender(), triton.tensors_of(each))
+            self._answer(each.get_response_sender(), each)
 
-    def _answer(self, sender: Any, tensors: Mapping[str, Array]) -> None:
-        watch = CancelWatch(_text(tensors, "cancel_token"))
-        timings = Timings()
+    def _answer(self, sender: Any, asked: Any) -> None:
         try:
-            for step in self._denoiser.run(_job(tensors), timings, watch.cancelled):
-                sender.send(triton.response(_outputs(step, timings)))
+            tensors = triton.tensors_of(asked)
+            with contextlib.closing(CancelWatch(_text(tensors, "cancel_token"))) as watch:
+                self._send_steps(sender, tensors, watch)
         except Cancelled:
             pass  # an end without latents
         except Exception as error:  # whatever it is, it must end this request and not the model
             sender.send(triton.failure(error))
         finally:
             sender.send(flags=triton.FINAL)
-            watch.close()
+
+    def _send_steps(self, sender: Any, tensors: Mapping[str, Array], watch: CancelWatch) -> None:
+        timings = Timings()
+        for step in self._denoiser.run(_job(tensors), timings, watch.cancelled):
+            sender.send(triton.response(_outputs(step, timings)))
 
     def _warm(self, info: ModelInfo) -> None:
         """One step of the checkpoint's own size, so that the first picture need not wait."""
