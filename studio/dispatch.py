@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from studio.errors import Cancelled
 from studio.generate import Studio
 from studio.request import ImageRequest, ImageResult, Progress
 
@@ -14,6 +16,7 @@ from studio.request import ImageRequest, ImageResult, Progress
 WITHOUT_ENGINE = 4.0
 # How much the newest picture counts in a GPU's measured pace.
 NEWEST_WEIGHT = 0.5
+CANCEL_CHECK_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -49,7 +52,7 @@ class Dispatcher:
         request = self.resolve(request)
         lane, promise = self._choose(request)
         try:
-            with lane.turn:
+            with _turn(lane, cancel or threading.Event()):
                 began = time.perf_counter()
                 yield from lane.studio.generate(request, cancel, asked_at=asked_at)
                 self._learn(lane, request, time.perf_counter() - began)
@@ -82,6 +85,18 @@ class Dispatcher:
         measured = seconds / _work(request)
         with self._lock:
             lane.pace = measured if not lane.pace else lane.pace + NEWEST_WEIGHT * (measured - lane.pace)
+
+
+@contextmanager
+def _turn(lane: Lane, cancel: threading.Event) -> Iterator[None]:
+    """Wait for the lane and hold it. Raises Cancelled."""
+    while not lane.turn.acquire(timeout=CANCEL_CHECK_SECONDS):
+        if cancel.is_set():
+            raise Cancelled("Cancelled.")
+    try:
+        yield
+    finally:
+        lane.turn.release()
 
 
 def _size(request: ImageRequest) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -38,7 +39,7 @@ class Picture:
     file: Path
     made_at: float
     request: ImageRequest  # with the picture's own seed, and without the start image's pixels
-    start_image: Path | None
+    start_image: Path | None  # while its file is there
     engine: str
     model: str
     version: str
@@ -110,7 +111,7 @@ class History:
                 ).fetchall()
             if not rows:
                 break
-            found.extend(picture for row in rows if (picture := self._picture(row)).file.exists())
+            found.extend(picture for row in rows if os.path.exists((picture := self._picture(row)).file))
             made_at, row_id = rows[-1]["made_at"], rows[-1]["id"]
         return found[:limit]
 
@@ -121,6 +122,11 @@ class History:
     def find(self, file: Path) -> Picture | None:
         """The picture in that file, or None."""
         return self._one("file = ?", self._relative(file))
+
+    def start(self, name: str) -> Path | None:
+        """The start image of that name (letters and digits), when it is still there."""
+        file = self.starts_dir / f"{name}.png"
+        return file if name.isalnum() and os.path.exists(file) else None
 
     def discard(self, picture: Picture) -> Path:
         """Move a picture's file to the ``discarded`` folder and forget its row; returns the new place.
@@ -144,7 +150,7 @@ class History:
         with self._lock:
             row = self._rows.execute(f"SELECT * FROM pictures WHERE {condition}", (value,)).fetchone()
         picture = self._picture(row) if row else None
-        return picture if picture and picture.file.exists() else None
+        return picture if picture and os.path.exists(picture.file) else None
 
     def _open(self) -> sqlite3.Connection:
         path = self.data_dir / "history.sqlite"
@@ -189,25 +195,24 @@ class History:
             if text is None:
                 return False
             recipe = infotext.read(text)
-            start = self.starts_dir / f"{recipe.pairs.get('Init image hash', '')}.png"
             picture = Picture(
                 id=0,
                 file=file,
                 made_at=file.stat().st_mtime,
                 request=recipe.request,
-                start_image=start if start.stem and start.exists() else None,
+                start_image=self.start(recipe.pairs.get("Init image hash", "")),
                 engine=recipe.pairs.get("Engine", ""),
                 model=recipe.pairs.get("Model", ""),
                 version=recipe.pairs.get("Version", "").removeprefix("Triton Studio "),
                 spans=(),
             )
-            self._insert(picture)
-        except (RequestError, OSError, sqlite3.Error) as error:
+            self._insert(picture, "IGNORE")  # another process may have just saved it
+        except (RequestError, OSError, ValueError, sqlite3.Error) as error:
             logger.warning("%s could not be added to the history: %s", file, error)
             return False
         return True
 
-    def _insert(self, picture: Picture) -> None:
+    def _insert(self, picture: Picture, instead: str = "REPLACE") -> None:
         request = picture.request
         row: dict[str, Any] = {
             "file": self._relative(picture.file),
@@ -230,7 +235,7 @@ class History:
         names = ", ".join(row)
         values = ", ".join(f":{name}" for name in row)
         with self._rows:
-            self._rows.execute(f"INSERT OR REPLACE INTO pictures ({names}) VALUES ({values})", row)
+            self._rows.execute(f"INSERT OR {instead} INTO pictures ({names}) VALUES ({values})", row)
 
     def _picture(self, row: sqlite3.Row) -> Picture:
         request = ImageRequest(
@@ -254,7 +259,7 @@ class History:
             file=self.data_dir / row["file"],
             made_at=row["made_at"],
             request=request,
-            start_image=self.data_dir / row["start_image"] if row["start_image"] else None,
+            start_image=self.start(Path(row["start_image"] or "").stem),
             engine=row["engine"],
             model=row["model"],
             version=row["version"],
@@ -269,7 +274,7 @@ class History:
             f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()
         ).hexdigest()[:16]
         file = self.starts_dir / f"{digest}.png"
-        if not file.exists():
+        if not os.path.exists(file):
             write_png(file, image)
         return file
 
@@ -280,7 +285,7 @@ class History:
         stem = "-".join(filter(None, (time.strftime("%H%M%S", made), words, str(request.seed))))
         folder = self.pictures_dir / time.strftime("%Y-%m-%d", made)
         file, count = folder / f"{stem}.png", 1
-        while file.exists():
+        while os.path.exists(file):
             count += 1
             file = folder / f"{stem}-{count}.png"
         return file

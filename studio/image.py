@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from studio.errors import RequestError, SaveError
@@ -20,6 +20,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # 12,000 × 10,000: above any camera's picture, and 360 MB once decoded.
 MAX_PIXELS = 120_000_000
 TEXT_KEY = "parameters"
+_ORIENTATION, _EXIF, _USER_COMMENT = 0x0112, 0x8769, 0x9286  # EXIF tags
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Level 6 takes twice as long for a file 14 % smaller (512², smooth with a little noise: 79 ms and 31 ms).
 COMPRESS_LEVEL = 1
 
@@ -31,8 +41,7 @@ def open_image(source: Path | bytes) -> Pixels:
     header, so nothing large is ever decoded.
     """
     with _opened(source) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        return np.asarray(_rgb(picture))
+        return np.asarray(_rgb(_upright(picture)))
 
 
 def read_text(source: Path | bytes) -> str | None:
@@ -141,14 +150,22 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0, top) / top * 255.0).round().astype(np.uint8))
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says. Pillow's exif_transpose rewrites the EXIF too, and fails on an odd one."""
+    turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _user_comment(picture: Image.Image) -> str | None:
-    comment = picture.getexif().get_ifd(0x8769).get(0x9286)
+    comment = picture.getexif().get_ifd(_EXIF).get(_USER_COMMENT)
     if not isinstance(comment, bytes):
         return None
-    for prefix, codec in ((b"UNICODE\0", "utf-16-be"), (b"ASCII\0\0\0", "ascii")):
-        if comment.startswith(prefix):
-            return comment[len(prefix) :].decode(codec, "replace")
-    return comment.decode("utf-8", "replace")
+    if comment.startswith(b"UNICODE\0"):
+        texts = [comment[8:].decode(codec, "replace") for codec in ("utf-16-be", "utf-16-le")]
+        text = next((text for text in texts if ":" in text), "")  # the standard names no byte order
+    else:
+        text = comment.removeprefix(b"ASCII\0\0\0").decode("utf-8", "replace")
+    return text.strip("\0 ")
 
 
 def _sync_folder(folder: Path) -> None:

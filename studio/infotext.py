@@ -30,6 +30,8 @@ _EXACT_PROMPT, _EXACT_NEGATIVE = "Prompt exact", "Negative prompt exact"
 # A1111 keeps the noise schedule apart from the sampler since 1.9, and calls some samplers otherwise.
 _SCHEDULES = ("Karras",)
 _FOREIGN_NAMES = {"PLMS": "PNDM"}
+# What A1111's schedule "Automatic" is for the samplers of ours whose plain one it is not.
+_AUTOMATIC = {"DPM++ 2M": "Karras", "DPM++ 2M SDE": "Exponential"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Recipe:
     @property
     def unknown_sampler(self) -> str:
         """The sampler it names, when this studio has none of that name; otherwise empty."""
-        named = _sampler_name(self.pairs)
-        return named if named and named not in NAMES else ""
+        named, schedule = _sampler_name(self.pairs), _schedule(self.pairs)
+        if named and schedule and not named.endswith(f" {schedule}"):
+            named = f"{named} {schedule}"
+        return named if named not in NAMES else ""
 
 
 def write(request: ImageRequest, *, seed: int, extras: Mapping[str, str]) -> str:
@@ -137,8 +141,16 @@ def _split_schedule(sampler: str) -> tuple[str, str]:
 def _sampler_name(pairs: Mapping[str, str]) -> str:
     name = pairs.get("Sampler", "")
     name = _FOREIGN_NAMES.get(name, name)
+    with_schedule = f"{name} {_schedule(pairs)}"
+    return with_schedule if with_schedule in NAMES else name
+
+
+def _schedule(pairs: Mapping[str, str]) -> str:
+    """The noise schedule, where it is not the sampler's plain one."""
     schedule = pairs.get("Schedule type", "")
-    return f"{name} {schedule}" if schedule in _SCHEDULES and f"{name} {schedule}" in NAMES else name
+    if schedule == "Automatic":
+        return _AUTOMATIC.get(pairs.get("Sampler", ""), "")
+    return "" if schedule == "Uniform" else schedule
 
 
 def _number(text: str | None, field: fields.Field) -> float:

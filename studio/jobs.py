@@ -50,7 +50,7 @@ class Jobs:
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
         self._ids = itertools.count(1)
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # over a lock that its holder may take again
         self._closed = False
         self._workers = [
             threading.Thread(target=self._work, name=f"jobs-{number}", daemon=True)
@@ -136,6 +136,8 @@ class Jobs:
                 with self._changed:
                     if isinstance(item, ImageResult):
                         job.result = item
+                        if not item.saved:  # its page shows it alone, and only until the next one
+                            self._drop_waiting(job.owner)
                         self._finish(job, "done")
                     else:
                         job.progress = item
@@ -155,6 +157,10 @@ class Jobs:
                     hint="Press Generate to try again; the log has the details.",
                 ),
             )
+
+    def _drop_waiting(self, owner: str) -> None:
+        for job in [job for job in self._waiting if job.owner == owner]:
+            self.cancel(job)
 
     def _fail(self, job: Job, error: StudioError) -> None:
         with self._changed:

@@ -65,6 +65,11 @@ class ImageResult:
     warnings: tuple[str, ...] = ()  # such as a picture that could not be saved, or words that did not fit
 
     @property
+    def saved(self) -> bool:
+        """Whether every picture has its file."""
+        return len(self.files) == len(self.seeds)
+
+    @property
     def seconds(self) -> float:
         """From the press of Generate to the last picture saved."""
         return max((span.start + span.seconds for span in self.spans), default=0.0)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from studio import __version__, machine, running
@@ -140,7 +141,9 @@ def better_engines(opened: Open, terminal: Terminal) -> Iterator[Swapper | None]
 
 def serves(settings: Settings) -> str:
     """What a server was started for: two studios with the same text draw the same pictures."""
-    return " ".join((settings.model or "bundled", settings.engine, settings.gpu, settings.runtime))
+    named = Path(settings.model).expanduser()
+    model = str(named.resolve()) if settings.model and named.exists() else settings.model or "bundled"
+    return " ".join((model, settings.engine, settings.gpu, settings.runtime))
 
 
 def _server(settings: Settings, here: Machine, gpu: Gpu | None, ready: Prepared) -> Server:
@@ -189,7 +192,7 @@ def until_stopped(terminal: Terminal) -> Iterator[Callable[[], None]]:
 
     def wait() -> None:
         with suppress(KeyboardInterrupt):
-            while not never.wait(3600):
+            while not never.wait(0.5):  # Windows does not interrupt a wait
                 pass
 
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from studio.dispatch import Dispatcher, Lane
+from studio.errors import Cancelled
 from studio.gpu import Gpu
 from studio.request import ImageRequest
 
@@ -45,6 +46,15 @@ def ask(dispatcher: Dispatcher, count: int) -> None:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
+
+
+def test_who_waits_for_a_gpu_can_be_cancelled() -> None:
+    lane = Lane("one", FakeStudio(0.0))  # type: ignore[arg-type]
+    cancel = threading.Event()
+    cancel.set()
+    with lane.turn, pytest.raises(Cancelled):
+        list(Dispatcher([lane]).generate(REQUEST, cancel))
+    assert lane.promised == 0
 
 
 def test_equal_gpus_share_the_work() -> None:

@@ -13,7 +13,7 @@ import pytest
 from studio import database
 from studio.errors import SaveError
 from studio.history import History
-from studio.image import open_image, read_text
+from studio.image import open_image, read_text, write_png
 from studio.request import ImageRequest, ImageResult, Span
 
 SPANS = (Span("queue", 0.0, 0.001), Span("step", 0.001, 0.5))
@@ -120,6 +120,24 @@ def test_strangers_and_leftovers_in_the_folder_do_no_harm(tmp_path):
     shutil.copy(Path(database.__file__), folder / "code.png")
     with History(tmp_path) as history:
         assert history.recent(5) == []
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "no-such-start"])
+def test_a_strangers_picture_names_no_file_beyond_the_start_images(tmp_path, name):
+    (tmp_path / "secret.png").touch()
+    text = f"x\nSteps: 3, Sampler: Euler, Seed: 1, Init image hash: {name}"
+    write_png(tmp_path / "pictures" / "2026-01-01" / "strange.png", np.zeros((8, 8, 3), np.uint8), text)
+    with History(tmp_path) as history:
+        (picture,) = history.recent(5)
+        assert picture.start_image is None
+
+
+def test_a_picture_that_another_process_just_saved_keeps_its_row(tmp_path):
+    with History(tmp_path) as first:
+        first.keep(result(), 0)
+        (before,) = first.recent(1)
+        first._adopt_one(before.file)
+        assert first.recent(1) == [before]
 
 
 def test_recent_goes_on_after_a_picture(tmp_path):

@@ -1,12 +1,13 @@
 """Pictures in and out."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import png_header
-from PIL import Image
+from PIL import Image, ImageOps
 
 from studio import image
 from studio.errors import RequestError, SaveError
@@ -41,6 +42,22 @@ def test_transparent_becomes_white():
 def test_is_turned_as_exif_says():
     exif = Image.Exif()
     exif[0x0112] = 6
+    assert image.open_image(encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif)).shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_turn_is_pillows_own(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(NOISE.crop((0, 0, 48, 64)), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert (image.open_image(data) == expected).all()
+
+
+def test_an_odd_tag_beside_the_turn_does_no_harm():
+    width = struct.pack("<HHI4s", 0x0100, 2, 4, b"odd\0")  # an ImageWidth in words
+    turn = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + turn + bytes(4)
     assert image.open_image(encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif)).shape == (6, 4, 3)
 
 
@@ -99,6 +116,10 @@ def test_reads_the_text_of_a_jpeg():
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "a sea\nSteps: 3".encode("utf-16-be")
     assert image.read_text(encoded(NOISE, "JPEG", exif=exif)) == "a sea\nSteps: 3"
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "a sea\nSteps: 3".encode("utf-16-le")
+    assert image.read_text(encoded(NOISE, "JPEG", exif=exif)) == "a sea\nSteps: 3"
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + bytes(44)  # a camera's empty remark
+    assert not image.read_text(encoded(NOISE, "JPEG", exif=exif))
     assert image.read_text(encoded(NOISE, "JPEG")) is None
 
 

@@ -92,6 +92,23 @@ def test_says_which_sampler_it_does_not_have():
     assert recipe.request.sampler == ImageRequest("x").sampler
 
 
+@pytest.mark.parametrize(
+    ("named", "ours", "unknown"),
+    [
+        ("Sampler: DPM++ 2M, Schedule type: Karras", "DPM++ 2M Karras", ""),
+        ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M Karras", ""),
+        ("Sampler: Euler, Schedule type: Automatic", "Euler", ""),
+        ("Sampler: Euler, Schedule type: Uniform", "Euler", ""),
+        ("Sampler: Euler, Schedule type: Karras", "Euler", "Euler Karras"),
+        ("Sampler: DPM++ 2M SDE, Schedule type: Automatic", "DPM++ 2M SDE", "DPM++ 2M SDE Exponential"),
+        ("CFG scale: 3", ImageRequest("x").sampler, ""),
+    ],
+)
+def test_a_schedule_of_a1111_is_ours_or_is_said(named, ours, unknown):
+    recipe = infotext.read(f"x\nSteps: 20, {named}, Seed: 1, Size: 512x512")
+    assert (recipe.request.sampler, recipe.unknown_sampler) == (ours, unknown)
+
+
 def test_text_without_settings_is_all_prompt():
     assert infotext.read("only: this, and: that").request.prompt == "only: this, and: that"
 

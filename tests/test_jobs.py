@@ -69,6 +69,16 @@ def test_an_error_is_the_jobs_and_the_next_one_runs(jobs, client):
     assert third.state == "done"
 
 
+def test_a_picture_that_cannot_be_saved_ends_its_owners_queue(jobs, client, tmp_path):
+    (tmp_path / "pictures").write_text("in the way")
+    unsaved, waiting, other = (
+        jobs.submit(asked(seed), owner) for seed, owner in enumerate(["me", "me", "you"])
+    )
+    assert not end(jobs, unsaved).result.saved
+    assert end(jobs, waiting).state == "cancelled"
+    assert end(jobs, other).state == "done"
+
+
 def test_an_owner_finds_its_own(jobs):
     mine, other = jobs.submit(asked(), "me"), jobs.submit(asked(), "you")
     assert jobs.of("me") == [mine]

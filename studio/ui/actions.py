@@ -38,6 +38,7 @@ class Outputs:
     strip: gr.HTML
     waiting: gr.HTML
     cancel: gr.Button
+    drawn: gr.Textbox  # the seed of the newest picture; the page puts it into an unlocked seed
     shown: gr.State  # how many pictures the strip holds
 
 
@@ -65,19 +66,14 @@ class Actions:
         job = self._jobs.submit(request, owner)
         yield {self._out.notice: "", self._out.cancel: gr.update(interactive=True)}
         async for updates in self._follow(job):
-            if job.result and not asked["keep_seed"]:
-                updates[self._controls.seed] = str(job.result.request.seed)
+            if job.result:
+                updates[self._out.drawn] = str(job.result.request.seed)
             yield updates
 
     async def arrive(self, owner: str) -> AsyncIterator[Updates]:
         """A page that opens: the newest picture, or the jobs that this page left running."""
         mine = self._jobs.of(owner)
-        newest = self._studio.history.recent(1)
-        updates: Updates = {
-            self._out.strip: gallery.strip(self._studio.history),
-            self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
-            self._out.waterfall: waterfall(newest[0].spans) if newest else "",
-        }
+        updates = {self._out.strip: gallery.strip(self._studio.history), **self._at_rest(owner)}
         if said := self._studio.history.notices:
             updates[self._out.notice] = stage.notice(warnings=said)
         if mine and mine[-1].finished and (mine[-1].result or not mine[-1].told):
@@ -138,12 +134,10 @@ class Actions:
             where = self._studio.history.discard(picture)
         except StudioError as error:
             return {self._out.notice: stage.notice(error)}
-        newest = self._studio.history.recent(1)
         return {
             self._out.notice: stage.notice(warnings=[f"Put aside; the file is now {where}."]),
-            self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
-            self._out.waterfall: waterfall(newest[0].spans) if newest else "",
             self._out.strip: gallery.strip(self._studio.history),
+            **self._at_rest(),
         }
 
     def make(self, event: gr.EventData) -> Updates:
@@ -156,10 +150,10 @@ class Actions:
             return {}
         try:
             open_image(Path(file))
-            text = read_text(Path(file))
+            recipe = _recipe(Path(file))
         except StudioError as error:
             return {self._controls.start: None, self._out.notice: stage.notice(error)}
-        said = stage.offer("This picture carries its settings.", "Use them", "restore") if text else ""
+        said = stage.offer("This picture carries its settings.", "Use them", "restore") if recipe else ""
         return {self._controls.strength: gr.update(visible=True), self._out.notice: said}
 
     def restore(self, file: str | None) -> Updates:
@@ -167,24 +161,24 @@ class Actions:
         if file is None:
             return {}
         try:
-            text = read_text(Path(file))
-            if text is None:
+            recipe = _recipe(Path(file))
+            if recipe is None:
                 open_image(Path(file))
         except StudioError as error:
             return {self._out.notice: stage.notice(error)}
-        if text is None:
+        if recipe is None:
             return {
                 self._controls.start: file,
                 self._out.notice: stage.notice(
                     warnings=["It carries no settings; it is the start image now."]
                 ),
             }
-        recipe = infotext.read(text)
         said = []
         if recipe.unknown_sampler:
             ours = recipe.request.sampler
             said = [f"The sampler “{recipe.unknown_sampler}” is not here; {ours} stands in for it."]
-        filled = self._controls.filled(recipe.request, self._start_of(recipe))
+        start = self._studio.history.start(recipe.pairs.get("Init image hash", ""))
+        filled = self._controls.filled(recipe.request, start)
         return {self._out.notice: stage.notice(warnings=said or ["Its settings are back."]), **filled}
 
     def older(self, shown: int) -> Updates:
@@ -215,27 +209,39 @@ class Actions:
             self._out.cancel: gr.update(interactive=left > 0),
             self._out.waiting: stage.waiting(left - 1),
         }
+        if job.error is not None:
+            updates[self._out.notice] = stage.notice(job.error)
         if job.result is not None:
+            if left and job.result.warnings:  # the next picture takes the stage, and what is said there
+                updates[self._out.notice] = stage.notice(warnings=job.result.warnings)
             return updates | {
                 self._out.stage: stage.finished(job.result, self._studio.history, self._offer(job.result)),
                 self._out.waterfall: waterfall(job.result.spans),
                 self._out.strip: gallery.strip(self._studio.history),
             }
-        if left:
-            return updates
+        return updates if left else updates | self._at_rest(job.owner)
+
+    def _at_rest(self, owner: str = "") -> Updates:
+        """What is seen while nothing is drawn: a picture that could not be saved, else the newest."""
+        for job in reversed(self._jobs.of(owner)):
+            if job.result and not job.result.saved:
+                return {
+                    self._out.stage: stage.finished(job.result, self._studio.history),
+                    self._out.waterfall: waterfall(job.result.spans),
+                }
         newest = self._studio.history.recent(1)
-        updates[self._out.stage] = stage.kept(newest[0]) if newest else stage.empty()
-        if job.error is not None:
-            updates[self._out.notice] = stage.notice(job.error)
-        return updates
+        return {
+            self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),
+            self._out.waterfall: waterfall(newest[0].spans) if newest else "",
+        }
 
     def _offer(self, result: ImageResult) -> str:
         if self._engines is None:
             return ""
         return engines_ui.offer(self._engines, result, self._studio.model.vae_scale_factor)
 
-    def _start_of(self, recipe: infotext.Recipe) -> Path | None:
-        """The start image that a text names, when this studio still has it."""
-        name = recipe.pairs.get("Init image hash", "")
-        file = self._studio.history.starts_dir / f"{name}.png"
-        return file if name.isalnum() and file.exists() else None
+
+def _recipe(file: Path) -> infotext.Recipe | None:
+    """The settings that a picture carries. A camera's or a screenshot's remark is none."""
+    recipe = infotext.read(read_text(file) or "")
+    return recipe if recipe.pairs else None

@@ -88,6 +88,8 @@ def launch(
     """
     guarded = listen or share
     password = (password or secrets.token_urlsafe(9)) if guarded else password
+    # Gradio's own choice, one folder of /tmp for all users, fails for the second of them.
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.history.data_dir / "uploads")
     jobs = Jobs(studio, workers)
     blocks = build(studio, jobs, engines)
     history = studio.history

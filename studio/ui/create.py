@@ -65,7 +65,8 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks, engines: Engines | None 
                 elem_id="restore",
                 type="filepath",
             )
-    outputs = Outputs(picture, notice, times, strip, waiting, cancel, gr.State(gallery.PAGE))
+    drawn = gr.Textbox(visible="hidden")
+    outputs = Outputs(picture, notice, times, strip, waiting, cancel, drawn, gr.State(gallery.PAGE))
     owner = gr.Textbox(visible=False)
     actions = Actions(studio, jobs, controls, outputs, engines)
     _connect(page, actions, controls, outputs, generate, restore, owner)
@@ -175,6 +176,8 @@ def _connect(
     }
     controls.start.change(None, **carry)
     controls.start.upload(None, **carry).then(actions.opened, controls.start_file, written, **quiet)
+    drawn = [outputs.drawn, controls.seed, controls.keep_seed]
+    outputs.drawn.change(None, drawn, controls.seed, js="(drawn, seed, keep) => (keep ? seed : drawn)")
     outputs.stage.make(actions.make, None, written, **quiet)
     outputs.notice.restore(actions.restore, controls.start_file, written, **quiet)
     restore.upload(actions.restore, restore, written, **quiet)

@@ -1,20 +1,22 @@
 // The page's own behaviour: who it is, drafts, shortcuts, theme, and pictures dropped anywhere.
 window.studio = (() => {
-  const read = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
-  const write = (key, value) => { try { localStorage.setItem(key, value); } catch { /* private mode, or full */ } };
+  const read = (key, where = localStorage) => { try { return where.getItem(key); } catch { return null; } };
+  const write = (key, value, where = localStorage) => { try { where.setItem(key, value); } catch { /* private mode, or full */ } };
 
-  // Jobs belong to the browser that asked, so that a reload finds them.
-  let owner = read("studio.owner");
-  if (!owner) write("studio.owner", (owner = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("")));
+  // Jobs belong to the tab that asked, so that a reload finds them.
+  let owner = read("studio.owner", sessionStorage);
+  if (!owner) write("studio.owner", (owner = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("")), sessionStorage);
 
   let restored = false;
   const keepDraft = (names, values) => {
-    if (restored) write("studio.draft", JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]]))));
+    const kept = JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]])));
+    // A reload finds what this tab had, a new tab what was typed last.
+    if (restored) for (const where of [sessionStorage, localStorage]) write("studio.draft", kept, where);
     return [];
   };
   const draft = async (names, values) => {
     let kept = {};
-    try { kept = JSON.parse(read("studio.draft")) ?? {}; } catch { /* not ours any more */ }
+    try { kept = JSON.parse(read("studio.draft", sessionStorage) ?? read("studio.draft")) ?? {}; } catch { /* not ours any more */ }
     // A start image lives on the server; it may be gone by now.
     if (kept.start && !(await fetch(kept.start.url).then((answer) => answer.ok, () => false))) kept.start = null;
     restored = true;

@@ -58,12 +58,14 @@ def _make_venv(uv: Optional[str], lock: IO[str]) -> None:
     try:
         if os.path.lexists(VENV):
             shutil.rmtree(VENV)
+        os.mkdir(VENV)
+        mark_unfinished()
     except OSError as error:
         raise LauncherError("%s cannot be replaced: %s. Delete it by hand." % (VENV, error)) from None
     _say("Python: %s" % (python or VERSIONS[0] + ", brought by uv"))
     if uv:
         source = ["--python", python] if python else ["--managed-python", "--python", VERSIONS[0]]
-        _run([uv, "venv", "--no-project", *source, VENV], lock)
+        _run([uv, "venv", "--allow-existing", "--no-project", *source, VENV], lock)
     elif python:
         _run([python, "-m", "venv", VENV], lock)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import png_header
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from studio.engines.key import Profile
@@ -274,6 +276,13 @@ def test_a_dropped_picture_without_settings_becomes_the_start_image(page, serve,
     page.click(GENERATE)
     expect(page.locator(DONE)).to_be_visible()
     assert served.client.asked[0].image.mean() == 200
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0Screenshot"
+    Image.new("RGB", (64, 64)).save(tmp_path / "screen.jpg", exif=exif)
+    write(page, "what I typed")
+    drop(page, tmp_path / "screen.jpg")
+    expect(page.locator("#notice")).to_contain_text("start image now")
+    expect(page.locator("#prompt textarea")).to_have_value("what I typed")
     (tmp_path / "text.png").write_text("no picture")
     drop(page, tmp_path / "text.png")
     expect(page.get_by_role("alert")).to_contain_text("not a picture")
@@ -320,6 +329,59 @@ def test_lock_keeps_the_seed_and_roll_makes_a_new_one(page, serve):
     expect(page.locator(".strip [data-do=pick]")).to_have_count(3)
     first, second, third = (request.seed for request in served.client.asked)
     assert first == second != third
+
+
+def test_a_seed_locked_while_a_picture_is_drawn_stays(page, serve):
+    served = serve(seconds_per_step=0.1)
+    page.goto(served.url)
+    page.click(GENERATE)
+    step_at_least(page, 1)
+    page.locator("#seed textarea").press_sequentially("42")
+    expect(page.locator(DONE)).to_be_visible()
+    expect(page.locator("#keep input")).to_be_checked()
+    expect(page.locator("#seed textarea")).to_have_value("42")
+    page.click(GENERATE)
+    expect(page.locator(".strip [data-do=pick]")).to_have_count(2)
+    assert served.client.asked[-1].seed == 42
+
+
+def test_a_picture_that_cannot_be_saved_stays_in_sight(page, serve, tmp_path):
+    served = serve(seconds_per_step=0.05)
+    page.goto(served.url)
+    shutil.rmtree(served.studio.history.pictures_dir, ignore_errors=True)
+    served.studio.history.pictures_dir.write_text("in the way")
+    for _ in range(3):
+        page.click(GENERATE)
+    expect(page.get_by_text("Download (not saved yet)")).to_be_visible()
+    expect(page.locator(CANCEL)).to_be_disabled()
+    assert len(served.client.asked) == 1
+    page.reload()
+    expect(page.get_by_text("Download (not saved yet)")).to_be_visible()
+
+
+def test_an_error_is_said_though_another_picture_follows(page, serve):
+    served = serve(seconds_per_step=0.2, faults=[ServerError("The engine gave a black picture.")])
+    page.goto(served.url)
+    for _ in range(2):
+        page.click(GENERATE)
+    expect(page.get_by_role("alert")).to_contain_text("black picture")
+    expect(page.locator(DONE)).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("black picture")
+
+
+def test_two_tabs_are_two_artists(page, serve):
+    served = serve(seconds_per_step=0.2)
+    page.goto(served.url)
+    other = page.context.new_page()
+    other.goto(served.url)
+    page.click(GENERATE)
+    step_at_least(page, 1)
+    other.click(GENERATE)
+    expect(other.locator(WORKING)).to_contain_text("ahead of this one")
+    other.click(CANCEL)
+    expect(other.locator(CANCEL)).to_be_disabled()
+    expect(page.locator(DONE)).to_be_visible(timeout=30_000)
+    other.close()
 
 
 def test_markup_in_a_prompt_is_text(page, serve):
