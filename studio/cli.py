@@ -134,7 +134,8 @@ def _repository(asked: argparse.Namespace, settings: Settings, terminal: Termina
 
     here = machine.look(settings)
     by_hand.write(asked.folder, prepare(settings, here, terminal).repository(), bool(here.gpus))
-    terminal.line(f"Written to {asked.folder}; `docker compose up` there serves it.")
+    files = " -f compose.yaml -f compose.gpu.yaml" if here.gpus else ""
+    terminal.line(f"Written to {asked.folder}; `docker compose{files} up` there serves it.")
     return 0
 
 

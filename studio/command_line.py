@@ -79,7 +79,11 @@ Writes a folder that holds the models, their ONNX files and a compose file, so t
 run by hand, on one or several GPUs, for any gRPC client:
 
   python launcher.py repository served
-  cd served && docker compose up"""
+  cd served && docker compose up
+
+On a GPU, of a folder that was written on a machine with one:
+
+  docker compose -f compose.yaml -f compose.gpu.yaml up"""
 
 
 def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
@@ -173,7 +177,7 @@ def _shown(value: object) -> str:
 def _add_request_fields(target: argparse.ArgumentParser) -> None:
     types = {"TYPE_INT32": int, "TYPE_INT64": int, "TYPE_FP32": float, "TYPE_STRING": str, "TYPE_UINT8": Path}
     for name, known in REQUEST_FIELDS.items():
-        span = "" if known.low is None or known.high is None else f", {known.low:g} to {known.high:g}"
+        span = "" if known.low is None or known.high is None else f" [{known.low:g} to {known.high:g}]"
         span = span if known is not fields.SEED else ""
         given = "" if known.default in (None, "") else f" ({known.default})"
         target.add_argument(

@@ -98,10 +98,10 @@ class History:
                 ) from error
         return file
 
-    def recent(self, limit: int, before: Picture | None = None) -> list[Picture]:
-        """The newest pictures whose files are there, newest first, continuing after ``before``."""
+    def recent(self, limit: int) -> list[Picture]:
+        """The newest pictures whose files are there, newest first."""
         found: list[Picture] = []
-        made_at, row_id = (before.made_at, before.id) if before else (float("inf"), 0)
+        made_at, row_id = float("inf"), 0
         while len(found) < limit:
             with self._lock:
                 rows = self._rows.execute(

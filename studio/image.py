@@ -152,6 +152,7 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF says. Pillow's exif_transpose rewrites the EXIF too, and fails on an odd one."""
+    picture.load()  # which turns a TIFF, and takes the tag away
     turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
     return picture if turn is None else picture.transpose(turn)
 

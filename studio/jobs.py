@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from studio.errors import Cancelled, StudioError
@@ -40,6 +40,11 @@ class Job:
     def finished(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether its pictures are nowhere but here."""
+        return self.result is not None and not self.result.saved
 
 
 class Jobs:
@@ -102,11 +107,6 @@ class Jobs:
                 self._waiting.remove(job)
                 self._finish(job, "cancelled")
 
-    def wait(self, job: Job, version: int, timeout: float | None = None) -> bool:
-        """Return once the job's version is beyond ``version``, or False after ``timeout`` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: job.version > version, timeout)
-
     def close(self) -> None:
         """Cancel everything and end the workers."""
         with self._changed:
@@ -135,9 +135,7 @@ class Jobs:
             for item in self._studio.generate(job.request, job.cancel, asked_at=job.asked_at):
                 with self._changed:
                     if isinstance(item, ImageResult):
-                        job.result = item
-                        if not item.saved:  # its page shows it alone, and only until the next one
-                            self._drop_waiting(job.owner)
+                        job.result = item if item.saved else self._hold(item, job.owner)
                         self._finish(job, "done")
                     else:
                         job.progress = item
@@ -158,9 +156,13 @@ class Jobs:
                 ),
             )
 
-    def _drop_waiting(self, owner: str) -> None:
-        for job in [job for job in self._waiting if job.owner == owner]:
+    def _hold(self, unsaved: ImageResult, owner: str) -> ImageResult:
+        """End the owner's queue: the next picture would hide what could not be saved."""
+        waiting = [job for job in self._waiting if job.owner == owner]
+        for job in waiting:
             self.cancel(job)
+        said = (f"{len(waiting)} more waited and were taken out of the queue.",) if waiting else ()
+        return replace(unsaved, warnings=(*unsaved.warnings, *said))
 
     def _fail(self, job: Job, error: StudioError) -> None:
         with self._changed:
@@ -170,9 +172,10 @@ class Jobs:
     def _finish(self, job: Job, state: str) -> None:
         job.state = state
         self._tell(job)
-        finished = [other for other in self._jobs.values() if other.finished]
-        for old in finished[:-FINISHED_KEPT]:
-            del self._jobs[old.id]
+        for unsaved in (False, True):  # what is nowhere else must not go for what is
+            alike = [other for other in self._jobs.values() if other.finished and other.unsaved is unsaved]
+            for old in alike[:-FINISHED_KEPT]:
+                del self._jobs[old.id]
 
     def _tell(self, job: Job) -> None:
         job.version += 1

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from studio import gpu
-from studio.engines import flavour
+from studio.engines import cpu, flavour
 from studio.errors import SettingsError
 from studio.settings import Settings
 
 EMBEDDED = "embedded"
 CONTAINER = "container"
-CPU_FLAVOURS = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def look(
     """Detect and decide. Raises SettingsError for a setting that this machine cannot follow."""
     found = detect()
     gpus = gpu.choose(found, settings.gpu)
-    if settings.engine in CPU_FLAVOURS:
+    if settings.engine in cpu.FLAVOURS:
         gpus = ()
     engine = flavour.choose(gpus[0] if gpus else None, settings.engine, installed())
     if settings.engine == engine.flavour and engine.missing:

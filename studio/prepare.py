@@ -9,12 +9,13 @@ from pathlib import Path
 from studio.checkpoint import Checkpoint, resolve
 from studio.engines import cpu
 from studio.engines.cache import EngineCache
+from studio.engines.cpu import CpuChoice
 from studio.engines.export import export, exported
 from studio.engines.flavour import TENSORRT, precision_for
 from studio.engines.key import Profile, Target
 from studio.engines.places import place
 from studio.engines.workshop import Workshop
-from studio.machine import EMBEDDED, Machine
+from studio.machine import CONTAINER, EMBEDDED, Machine
 from studio.report import Report
 from studio.server.repository import Repository
 from studio.settings import Settings
@@ -66,8 +67,7 @@ def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
         width, height = checkpoint.default_size
         stage.outcome = f"{checkpoint.name}, {width} × {height}"
     with terminal.stage("Engine") as stage:
-        wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
-        choice = cpu.choose(wanted, folder, settings.cache_dir, threads(settings), stage.report)
+        choice = _until_engines_are_built(settings, here, folder, stage.report)
         engines = cpu.engines(choice)
         workshop = _workshop(settings, here, stage.report)
         built = _built(workshop, checkpoint, settings) if workshop else {}
@@ -84,6 +84,14 @@ def prepare(settings: Settings, here: Machine, terminal: Terminal) -> Prepared:
     if here.engine.missing and here.runtime == EMBEDDED:
         terminal.line(f"This GPU could draw with {here.engine.flavour}: {here.engine.missing}")
     return Prepared(settings, checkpoint, folder, engines, workshop)
+
+
+def _until_engines_are_built(settings: Settings, here: Machine, folder: Path, report: Report) -> CpuChoice:
+    """What draws without an engine for the GPU."""
+    if here.gpu and here.runtime == CONTAINER:  # OpenVINO is not in there
+        return CpuChoice(cpu.ONNX_RUNTIME, "fp32", "inside NVIDIA's container it uses the GPU")
+    wanted = settings.engine if settings.engine in cpu.FLAVOURS else "auto"
+    return cpu.choose(wanted, folder, settings.cache_dir, threads(settings), report)
 
 
 def threads(settings: Settings) -> int:

@@ -19,22 +19,22 @@ class ImageRequest:
 
     prompt: str
     negative_prompt: str = ""
-    steps: int = 20
-    guidance_scale: float = 7.0
-    seed: int = -1
+    steps: int = int(fields.STEPS.default or 0)
+    guidance_scale: float = float(fields.GUIDANCE.default or 0)
+    seed: int = int(fields.SEED.default or 0)
     sampler: str = str(fields.SAMPLER.default)
     width: int | None = None
     height: int | None = None
-    num_images: int = 1
+    num_images: int = int(fields.NUM_IMAGES.default or 0)
     image: Pixels | None = field(default=None, compare=False)  # [height, width, 3] RGB to start from
-    strength: float = 0.6
+    strength: float = float(fields.STRENGTH.default or 0)
 
 
 @dataclass(frozen=True)
 class Span:
     """A stretch of the work: when it began and how long it took, in seconds from the press of Generate."""
 
-    stage: str  # "queue", "text_encode", "image_encode", "step", "decode", "transfer", "save"
+    stage: str  # "queue", "text_encode", "image_encode", "step", "decode", "transfer", "save", "restart"
     start: float
     seconds: float
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from studio.client import TritonClient
 from studio.report import silent
 from studio.server.embedded import Embedded, find_wheel
 from studio.server.repository import Repository
@@ -63,14 +62,6 @@ def stand_in_server(stand_in: Repository, tmp_path: Path) -> Iterator[Supervisor
     with Supervisor(Embedded(stand_in, tmp_path / "logs")) as supervisor:
         supervisor.start()
         yield supervisor
-
-
-@pytest.fixture
-def stand_in_client(stand_in_server: Supervisor) -> Iterator[TritonClient]:
-    """A connection to the stand-in server."""
-    client = TritonClient(stand_in_server.endpoint.address)
-    yield client
-    client.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,4 +25,5 @@ def pids(address: str, word: str) -> list[int]:
 def kill(address: str, word: str) -> None:
     """``kill -9`` all of them."""
     for pid in pids(address, word):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the keeper ends all of them as soon as one dies
+            os.kill(pid, signal.SIGKILL)

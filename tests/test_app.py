@@ -17,6 +17,7 @@ from studio.generate import Studio
 from studio.history import History
 from studio.request import ImageRequest
 from studio.ui.app import USER, Page, launch
+from tests.patience import eventually
 
 
 def free_port() -> int:
@@ -98,8 +99,7 @@ def test_serving_and_drawing_reach_for_nothing_beyond_this_machine(serve):
     page = serve()
     httpx.get(page.url)
     job = page.jobs.submit(ImageRequest("a sea", steps=2))
-    while not job.finished:
-        assert page.jobs.wait(job, job.version, timeout=10)
+    assert eventually(lambda: job.finished)
     listening = False
     assert job.state == "done"
     assert reached

@@ -55,7 +55,7 @@ def port(engine: docker.DockerClient, served: Path) -> Iterator[int]:
         pytest.skip("docker-compose is not installed")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
-    environment = {**os.environ, "TRITON_IMAGE": IMAGE, "NGINX_IMAGE": IMAGE, "STUDIO_PORT": str(free)}
+    environment = {**os.environ, "TRITON_IMAGE": IMAGE, "NGINX_IMAGE": IMAGE, "TRITON_PORT": str(free)}
 
     def run(*arguments: str) -> None:
         command = [compose, "--project-name", f"studio{free}", "--profile", "two", *arguments]

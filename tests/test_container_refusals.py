@@ -188,6 +188,8 @@ def test_requirements_match_the_image_exactly() -> None:
         {"tokenizers": image._our_version("tokenizers", "13")},
         ["python"],
     )
-    assert "tensorrt-cu13==11.3.0.99" in base.missing()
-    assert not any(one.startswith("tokenizers") for one in base.missing())
-    assert not any(one.startswith("openvino") for one in base.missing())
+    on_gpu, on_cpu = base.missing(gpu=True), base.missing(gpu=False)
+    assert "tensorrt-cu13==11.3.0.99" in on_gpu
+    assert not any(one.startswith("tokenizers") for one in (*on_gpu, *on_cpu))
+    assert not any(one.startswith("openvino") for one in on_gpu)
+    assert not any("gpu" in one or "cuda" in one for one in on_cpu)

@@ -15,7 +15,16 @@ from studio.cli import parser
 from studio.settings import CHECKOUT, Settings, option, variable
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "triton_models/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "BENCHMARKS.md",
+    "triton_models/README.md",
+    "engine_cache/README.md",
+    "assets/postcards/README.md",
+    "tests/gpu/README.md",
+)
 
 
 def test_every_setting_stands_in_the_readme_as_it_is() -> None:

@@ -45,11 +45,12 @@ def test_is_turned_as_exif_says():
     assert image.open_image(encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif)).shape == (6, 4, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_every_turn_is_pillows_own(turn):
+def test_every_turn_is_pillows_own(turn, kind):
     exif = Image.Exif()
     exif[0x0112] = turn
-    data = encoded(NOISE.crop((0, 0, 48, 64)), "PNG", exif=exif)
+    data = encoded(NOISE.crop((0, 0, 48, 64)), kind, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert (image.open_image(data) == expected).all()
 

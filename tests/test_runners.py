@@ -295,7 +295,6 @@ def test_openvino_keeps_few_sizes_and_its_kernels_on_disk(
 CRAMPED = """
 import resource, sys
 from pathlib import Path
-from types import SimpleNamespace
 import numpy as np
 from triton_models.diffusion.runners import EngineUnusable, onnxruntime, openvino
 resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
@@ -319,13 +318,11 @@ def test_too_large_for_the_machine_is_refused_and_small_ones_go_on(exported: Pat
 
 OFFLINE = """
 import sys
-import weakref
 import numpy as np
 import socket
 def refuse(*args, **kwargs): raise AssertionError("the network was touched")
 socket.socket.connect = refuse
 from pathlib import Path
-from types import SimpleNamespace
 from triton_models.diffusion.runners import openvino
 runner = openvino.load(Path(sys.argv[1]), "fp32", 1, None)
 runner.run({"latents": np.zeros((1, 4, 8, 8), np.float32)}, ["image"])

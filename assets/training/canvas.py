@@ -73,10 +73,6 @@ class Canvas:
         corner = (round(x * SUPERSAMPLING) - half, round(y * SUPERSAMPLING) - half)
         self._image.paste(_rgb(colour), (*corner, corner[0] + 2 * half, corner[1] + 2 * half), mask)
 
-    def veil(self, mask: Image.Image, colour: RGB) -> None:
-        """Blend towards `colour` by an "L" mask of the finished picture's size."""
-        self._image.paste(_rgb(colour), (0, 0, *self._size), mask.resize(self._size))
-
     def region(self, box: tuple[float, float, float, float]) -> Image.Image:
         """A copy of what is drawn inside (left, top, right, bottom), supersampled."""
         (x0, y0), (x1, y1) = _scaled(((box[0], box[1]), (box[2], box[3])))

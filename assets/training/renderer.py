@@ -19,7 +19,6 @@ SIDE_X = {"left": 0.2, "centre": 0.5, "right": 0.8}
 
 HORIZON = 0.56
 SHORE = 0.79
-GROUND = 0.92
 
 
 def render(scene: Scene, width: int = 256, height: int = 256) -> Image.Image:

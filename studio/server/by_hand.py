@@ -20,9 +20,9 @@ def write(folder: Path, repository: Repository, gpu: bool) -> None:
 
     Each component runs on ONNX: a plan fits one GPU and one TensorRT only, and these may be any.
     """
+    if _holds_something(folder):
+        raise SettingsError(f"{folder} is not empty.", hint="Name a new folder.")
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise SettingsError(f"{folder} is not empty.", hint="Name a new folder.")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(COMPOSE, folder, dirs_exist_ok=True)
         shutil.copytree(repository.model_folder, folder / "model")
@@ -47,3 +47,12 @@ def write(folder: Path, repository: Repository, gpu: bool) -> None:
         raise SettingsError(
             f"{folder} could not be written: {why(error)}.", hint="Name another folder."
         ) from error
+
+
+def _holds_something(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be read: {why(error)}.", hint="Name another folder.") from error

@@ -222,13 +222,15 @@ class Actions:
         return updates if left else updates | self._at_rest(job.owner)
 
     def _at_rest(self, owner: str = "") -> Updates:
-        """What is seen while nothing is drawn: a picture that could not be saved, else the newest."""
-        for job in reversed(self._jobs.of(owner)):
-            if job.result and not job.result.saved:
-                return {
-                    self._out.stage: stage.finished(job.result, self._studio.history),
-                    self._out.waterfall: waterfall(job.result.spans),
-                }
+        """What is seen while nothing is drawn: the newest picture, be it one that could not be saved."""
+        drawn = [job for job in self._jobs.of(owner) if job.result]
+        if drawn and drawn[-1].unsaved:
+            result = drawn[-1].result
+            assert result is not None
+            return {
+                self._out.stage: stage.finished(result, self._studio.history),
+                self._out.waterfall: waterfall(result.spans),
+            }
         newest = self._studio.history.recent(1)
         return {
             self._out.stage: stage.kept(newest[0]) if newest else stage.empty(),

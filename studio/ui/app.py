@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import shutil
 import sys
+import tempfile
+import time
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from studio.ui.theme import theme
 
 USER = "artist"
 MAX_UPLOAD = "64mb"
+UPLOADS_KEPT_SECONDS = 86_400
 _HERE = Path(__file__).parent
 # The page may talk to the studio and to nobody else.
 _POLICY = (
@@ -57,7 +61,10 @@ class Page:
 def build(studio: Studio, jobs: Jobs, engines: Engines | None = None) -> gr.Blocks:
     """The whole page."""
     page = gr.Blocks(
-        title="Triton Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+        title="Triton Studio",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(3600, UPLOADS_KEPT_SECONDS),
     )
     with page:
         gr.HTML(_header(studio), elem_id="header", js_on_load=_THEME_BUTTON, apply_default_css=False)
@@ -88,8 +95,7 @@ def launch(
     """
     guarded = listen or share
     password = (password or secrets.token_urlsafe(9)) if guarded else password
-    # Gradio's own choice, one folder of /tmp for all users, fails for the second of them.
-    os.environ["GRADIO_TEMP_DIR"] = str(studio.history.data_dir / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = _uploads(studio.history.data_dir)
     jobs = Jobs(studio, workers)
     blocks = build(studio, jobs, engines)
     history = studio.history
@@ -123,6 +129,22 @@ def launch(
     if browser and _has_desktop():
         webbrowser.open(url)
     return Page(url, public, password, blocks, jobs)
+
+
+def _uploads(data_dir: Path) -> str:
+    """A folder for start images; Gradio's own, one in /tmp for all users, fails for the second of them.
+
+    What a killed studio left there goes after a day.
+    """
+    folder = data_dir / "uploads"
+    try:
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            if time.time() - old.stat().st_mtime > UPLOADS_KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError:  # pictures cannot be kept there either, and that is said
+        return tempfile.mkdtemp(prefix="gradio-")
+    return str(folder)
 
 
 def _has_desktop() -> bool:

@@ -1,22 +1,23 @@
 // The page's own behaviour: who it is, drafts, shortcuts, theme, and pictures dropped anywhere.
 window.studio = (() => {
-  const read = (key, where = localStorage) => { try { return where.getItem(key); } catch { return null; } };
-  const write = (key, value, where = localStorage) => { try { where.setItem(key, value); } catch { /* private mode, or full */ } };
+  // Named, not given: where storage is blocked, even to look at it throws.
+  const read = (key, where = "localStorage") => { try { return window[where].getItem(key); } catch { return null; } };
+  const write = (key, value, where = "localStorage") => { try { window[where].setItem(key, value); } catch { /* blocked, or full */ } };
 
   // Jobs belong to the tab that asked, so that a reload finds them.
-  let owner = read("studio.owner", sessionStorage);
-  if (!owner) write("studio.owner", (owner = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("")), sessionStorage);
+  let owner = read("studio.owner", "sessionStorage");
+  if (!owner) write("studio.owner", (owner = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("")), "sessionStorage");
 
   let restored = false;
   const keepDraft = (names, values) => {
     const kept = JSON.stringify(Object.fromEntries(names.map((name, i) => [name, values[i]])));
     // A reload finds what this tab had, a new tab what was typed last.
-    if (restored) for (const where of [sessionStorage, localStorage]) write("studio.draft", kept, where);
+    if (restored) for (const where of ["sessionStorage", "localStorage"]) write("studio.draft", kept, where);
     return [];
   };
   const draft = async (names, values) => {
     let kept = {};
-    try { kept = JSON.parse(read("studio.draft", sessionStorage) ?? read("studio.draft")) ?? {}; } catch { /* not ours any more */ }
+    try { kept = JSON.parse(read("studio.draft", "sessionStorage") ?? read("studio.draft")) ?? {}; } catch { /* not ours any more */ }
     // A start image lives on the server; it may be gone by now.
     if (kept.start && !(await fetch(kept.start.url).then((answer) => answer.ok, () => false))) kept.start = null;
     restored = true;

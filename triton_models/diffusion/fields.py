@@ -43,7 +43,7 @@ HEIGHT = Field(
 NUM_IMAGES = Field(
     "num_images", "TYPE_INT32", 1, MAX_IMAGES, 1, help="pictures at once, with seeds seed, seed+1, …"
 )
-IMAGE = Field("image", "TYPE_UINT8", help="RGB picture to start from, [height, width, 3]")
+IMAGE = Field("image", "TYPE_UINT8", help="the picture to start from")
 STRENGTH = Field("strength", "TYPE_FP32", 0.0, 1.0, 0.6, help="how far to go from the picture; 1 forgets it")
 
 TEXT_TO_IMAGE = (PROMPT, NEGATIVE_PROMPT, STEPS, GUIDANCE, SEED, SAMPLER, WIDTH, HEIGHT, NUM_IMAGES)

@@ -115,9 +115,10 @@ def said_by(client: docker.DockerClient, image: str, program: str, words: list[s
     )
     try:
         container.start()
-        status = container.wait()["StatusCode"]
+        status = container.wait(timeout=WORK_SECONDS)["StatusCode"]
         if status:
-            raise ContainerError(container, status, words, image, container.logs(stdout=False).decode())
+            said = container.logs(stdout=False).decode(errors="replace")
+            raise ContainerError(container, status, words, image, said)
         return str(container.logs(stderr=False).decode(errors="replace"))
     finally:
         with suppress(DockerException, OSError):

@@ -16,6 +16,7 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
 
+from studio.engines.cpu import OPENVINO, installed
 from studio.errors import DockerError
 from studio.report import Report
 from studio.server.container import engine
@@ -28,7 +29,7 @@ GIB = 2**30
 PULL_NEEDS_BYTES = 40 * GIB
 PULL_ATTEMPTS = 3
 # What the models import: on the CPU, and on a GPU.
-IMPORTED = ("tokenizers", "onnxruntime", "openvino")
+IMPORTED = ("tokenizers", "onnxruntime")
 IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
 # By the image's CUDA, whose driver this is; the newer one as in pyproject.toml.
 CUDA_PYTHON_VERSIONS = {"12": "12.9.4", "13": "13.0.3"}
@@ -62,11 +63,13 @@ class Image:
     packages: dict[str, str]
     backends: list[str]  # Triton's own, beside Python
 
-    def missing(self) -> list[str]:
-        """The pip requirements that the models need and this image lacks."""
-        wanted = requirements(self.cuda if self.tensorrt else None)
-        if self.tensorrt:
+    def missing(self, gpu: bool) -> list[str]:
+        """The pip requirements that the models need, on a GPU or on the CPU, and this image lacks."""
+        wanted = requirements((self.cuda or "13") if gpu else None)
+        if gpu and self.tensorrt:
             wanted.append(f"tensorrt-cu{self.cuda}=={self.tensorrt}")
+        if not gpu and (version := installed(OPENVINO)):
+            wanted.append(f"{OPENVINO}=={version}")
         have = {f"{name}=={version}" for name, version in self.packages.items()}
         return [one for one in wanted if one not in have]
 
@@ -80,13 +83,13 @@ def requirements(cuda: str | None) -> list[str]:
     return [f"{name}=={_our_version(name, cuda)}" for name in names]
 
 
-def ensure(client: docker.DockerClient, reference: str, report: Report) -> Image:
-    """An image with everything the models import, pulled and built as needed.
+def ensure(client: docker.DockerClient, reference: str, report: Report, *, gpu: bool) -> Image:
+    """An image with everything the models import on a GPU or on the CPU, pulled and built as needed.
 
     Raises DockerError with what to do; layers that arrived are kept for the next attempt.
     """
     base = probe(client, ensure_base(client, reference, report))
-    missing = base.missing()
+    missing = base.missing(gpu)
     return replace(base, id=derive(client, base, missing, report)) if missing else base
 
 

@@ -43,9 +43,10 @@ class Lease:
             path.chmod(0o755 if path.is_dir() else 0o644)
         give(self.models, uid)
 
-    def remove(self) -> None:
-        """Give the lease up and remove its folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def end(self, gone: bool) -> None:
+        """Give the lease up; its folder goes where the container is ``gone``, which else still reads it."""
+        if gone:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release()
 
 

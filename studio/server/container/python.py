@@ -64,7 +64,7 @@ def _run(client: docker.DockerClient, image_id: str, command: list[str], cache: 
     try:
         return _run_leased(client, image_id, command, cache, gpu, lease)
     finally:
-        lease.remove()
+        lease.end(gone=True)
 
 
 def _run_leased(

@@ -63,7 +63,7 @@ class ContainerServer:
         self._client = client = engine.connect()
         try:
             wanted = engine.image_for(self.settings.gpu, self.settings.image)
-            self._image = image.ensure(client, wanted, report)
+            self._image = image.ensure(client, wanted, report, gpu=self.settings.gpu is not None)
             self._container = container = self._find_or_run(client, self._image, report)
             self._log.follow(_output(container))
             deque(self._log.lines(0), maxlen=0)  # nobody waits for its lines
@@ -81,11 +81,11 @@ class ContainerServer:
             container, self._container = self._container, None
             lease, self._lease = self._lease, None
             client, self._client = self._client, None
+        gone = container is None or _remove(container, STOP_SECONDS)
         if container is not None:
-            _remove(container, STOP_SECONDS)
             self._log.end()
         if lease is not None:
-            lease.remove()
+            lease.end(gone)
         if client is not None:
             client.close()
 
@@ -226,8 +226,7 @@ def _left(
 
 def _discard(container: Container, lease: leases.Lease) -> None:
     logger.info("Removing container %s, which an earlier studio left", container.short_id)
-    _remove(container, 0)
-    lease.remove()
+    lease.end(gone=_remove(container, 0))
 
 
 @contextmanager
@@ -277,8 +276,8 @@ def _ready(endpoint: Endpoint, models: list[str]) -> list[str]:
         client.close()
 
 
-def _remove(container: Container, grace_seconds: int) -> None:
-    """Stop and remove it. What an engine that does not answer keeps, the next start removes."""
+def _remove(container: Container, grace_seconds: int) -> bool:
+    """Stop and remove it; returns whether it is gone. What Docker keeps, the next start removes."""
     try:
         if grace_seconds:
             container.stop(timeout=grace_seconds)
@@ -287,3 +286,5 @@ def _remove(container: Container, grace_seconds: int) -> None:
         pass
     except (DockerException, OSError) as error:
         logger.warning("Container %s could not be removed: %s", container.short_id, error)
+        return False
+    return True

@@ -30,7 +30,7 @@ def open_toolbox(gpu: Gpu, wanted_image: str, cache_dir: Path, report: Report) -
     """
     client = engine.connect()
     with contextlib.closing(client):
-        found = image.ensure(client, engine.image_for(gpu, wanted_image), report)
+        found = image.ensure(client, engine.image_for(gpu, wanted_image), report, gpu=True)
     if found.tensorrt is None:
         return None
     return Toolbox(found.tensorrt, prefix(found.id, cache_dir, gpu.uuid))
