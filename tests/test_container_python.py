@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 @pytest.fixture
 def prefix(engine: docker.DockerClient, tmp_path: Path) -> list[str]:
     tmp_path.chmod(0o777)
-    return toolbox.prefix(image.ensure(engine, IMAGE, lambda *_: None).id, tmp_path)
+    return toolbox.prefix(image.ensure(engine, IMAGE, lambda *_: None, gpu=False).id, tmp_path)
 
 
 def left(engine: docker.DockerClient) -> list[Container]:
