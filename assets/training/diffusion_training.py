@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
@@ -26,8 +25,9 @@ PEAK_RATE = 1e-3
 PEAK_RATE_BATCH = 512
 """The batch that PEAK_RATE is for; others scale it with the square root of theirs."""
 
-LAYOUT_START = 0.8
-"""Where objects stand is decided in the noisiest time steps, from this share of the schedule on."""
+LAYOUT_START = 0.9
+"""Where objects stand is decided in the noisiest time steps. From this share of the schedule on, what is left
+of the picture does not show it to the network, so that only the words tell."""
 
 AVERAGE = 0.999
 CAPTION_DROPOUT = 0.1
@@ -90,8 +90,8 @@ def train_diffusion(
     """Train for `minutes` on up to `images` pictures; calls `save` each minute and at the end.
 
     Every other step is about layout alone: the turns of a few scenes in the noisiest time steps, those of a
-    scene with the same noise. Without it, what "on the left" means was not learnt at all: from picture to
-    picture, the side is drowned by everything else that differs.
+    scene with the same noise, and how their errors differ. Without it, what "on the left" means was not
+    learnt at all: from picture to picture, the side is drowned by everything else that differs.
     """
     empty = (
         torch.from_numpy(tokenize(CLIPTokenizer.from_pretrained(tokenizer_folder), [""])).long().to(device)
@@ -111,7 +111,7 @@ def train_diffusion(
         table = 0 if step % 5 else 1 + step // 5 % (len(SIZES) - 1)  # four batches in five are square
         turns, lowest = (TURNS, LAYOUT_START) if step % 2 else (1, 0.0)
         latents, tokens = store.draw(table, batch, turns)
-        dropped = torch.rand(len(latents), 1, device=device) < CAPTION_DROPOUT
+        dropped = torch.rand(len(latents), 1, device=device) < (CAPTION_DROPOUT if turns == 1 else 0)
         levels = lowest + (1 - lowest) * _spread(len(latents) // turns, device)
         loss = _loss(trainee.working, latents, torch.where(dropped, empty, tokens), kept, levels, turns)
         trainee.step(loss, step, peak_rate * learning_rate(step, progress))
@@ -140,7 +140,8 @@ def _loss(
     """Mean squared error of v = sqrt(a) noise - sqrt(1 - a) latents.
 
     `kept` is the schedule's alphas_cumprod; `levels` are places in it, 0 to 1, one for each row of `turns`
-    pictures, which share their noise. Salimans and Ho, Progressive Distillation, 2022, section 2.3.
+    pictures, which share their noise. Of a row, only how the errors differ counts: what they have in common
+    is not about the side, and would drown it. Salimans and Ho, Progressive Distillation, 2022, section 2.3.
     """
     text_encoder, unet = networks
     timesteps = (levels * len(kept)).long().repeat_interleave(turns)
@@ -149,7 +150,11 @@ def _loss(
     noise = torch.randn_like(latents[::turns]).repeat_interleave(turns, 0)
     noisy = (signal * latents + sigma * noise).to(unet.dtype, memory_format=torch.channels_last)
     predicted = unet(noisy, timesteps, text_encoder(tokens)[0]).sample
-    return F.mse_loss(predicted.float(), signal * noise - sigma * latents)
+    errors = predicted.float() - (signal * noise - sigma * latents)
+    if turns > 1:
+        rows = errors.unflatten(0, (-1, turns))
+        errors = rows - rows.mean(1, keepdim=True)
+    return errors.square().mean()
 
 
 def _spread(count: int, device: str) -> torch.Tensor:
