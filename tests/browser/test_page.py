@@ -74,7 +74,7 @@ def test_words_become_a_picture_step_by_step(page, serve):
 
 
 def test_shortcuts_generate_and_cancel(page, serve):
-    served = serve(seconds_per_step=0.1)
+    served = serve(seconds_per_step=0.4)
     page.goto(served.url)
     write(page, "a sea")
     expect(page.locator(CANCEL)).to_be_disabled()
