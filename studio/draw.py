@@ -14,7 +14,7 @@ from studio import infotext, running
 from studio.checkpoint import resolve
 from studio.client import TritonClient
 from studio.engines.export import export
-from studio.errors import SaveError, ServerLostError
+from studio.errors import SaveError, ServerLostError, why
 from studio.generate import Studio
 from studio.history import History
 from studio.image import write_png
@@ -136,7 +136,7 @@ def _deliver(result: ImageResult, output: Path | None) -> list[Path]:
                 write_png(target, result.images[index], _words(result, index))
     except OSError as error:
         kept = f"It is kept as {result.files[0]}." if result.files else ""
-        raise SaveError(f"{output} could not be written: {error.strerror}.", state=kept) from error
+        raise SaveError(f"{output} could not be written: {why(error)}.", state=kept) from error
     return targets
 
 

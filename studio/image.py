@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from studio.errors import RequestError, SaveError
+from studio.errors import RequestError, SaveError, why
 from studio.request import Pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -92,7 +92,7 @@ def write_png(path: Path, pixels: Pixels, text: str = "") -> None:
     except OSError as error:
         _forget(part)
         raise SaveError(
-            f"The picture could not be saved to {path.parent}: {error.strerror or error}.",
+            f"The picture could not be saved to {path.parent}: {why(error)}.",
             state="It is still shown on the page.",
             hint="Free some space or choose another folder with STUDIO_DATA, and save it from the page.",
         ) from error

@@ -10,7 +10,7 @@ from studio.checkpoint.blob import fetch_blob
 from studio.checkpoint.checkpoint import Checkpoint
 from studio.checkpoint.families import refuse_pipeline
 from studio.checkpoint.folder import CONFIGS, WEIGHTS, inspect_folder
-from studio.errors import CheckpointError
+from studio.errors import CheckpointError, why
 from studio.report import Report
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _explain(hub_id: str, error: Exception) -> CheckpointError:
         )
     if isinstance(error, OSError) and error.errno is not None and error.errno in (28, 30, 13):
         return CheckpointError(
-            f"{hub_id} could not be written to disk: {error.strerror}.",
+            f"{hub_id} could not be written to disk: {why(error)}.",
             state="What was downloaded so far is kept.",
             hint="Free some space, or name another folder with HF_HOME.",
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.errors import CheckpointError
+from studio.errors import CheckpointError, why
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 WHOLE_FILE_BYTES = 64 << 20
@@ -47,7 +47,7 @@ def read_header(path: Path) -> Header:
                 raise _damaged(path, "it does not begin like a safetensors file")
             raw = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"{path} cannot be read: {why(error)}.") from error
     try:
         table: dict[str, Any] = json.loads(raw)
         metadata = table.pop("__metadata__", {})

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from studio.engines.entry import Entry, Facts, Unfit, check_plan, plan_name, read_entry, write_sidecar
 from studio.engines.key import EngineKey
 from studio.engines.verified import sha256
-from studio.errors import BuildCancelled, CacheError
+from studio.errors import BuildCancelled, CacheError, why
 from studio.report import Report
 
 WHY = "why.txt"  # in quarantine
@@ -195,7 +195,7 @@ def told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheError(
-            f"{what}: {error.strerror or error}.",
+            f"{what}: {why(error)}.",
             state="No engine was lost; pictures are made by the slower engine meanwhile.",
             hint="Free some space, or name another folder with STUDIO_CACHE.",
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 from studio.engines import components
 from studio.engines.key import EngineKey
 from studio.engines.verified import sha256
+from studio.errors import why
 from triton_models.diffusion.manifest import Engine
 
 SIDECAR = "engine.json"
@@ -124,4 +125,4 @@ def check_plan(entry: Entry) -> None:
         if sha256(entry.plan) != entry.sha256:
             raise Unfit("its plan's checksum is wrong")
     except OSError as error:
-        raise Unfit(f"its plan cannot be read ({error.strerror})") from error
+        raise Unfit(f"its plan cannot be read ({why(error)})") from error

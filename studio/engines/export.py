@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from studio.checkpoint import Checkpoint
 from studio.engines import verified
-from studio.errors import CacheError
+from studio.errors import CacheError, why
 from studio.report import Report, silent
 
 GRAPH_VERSION = 1  # of the graphs' meaning: raise it and every checkpoint is exported again
@@ -45,7 +45,7 @@ def export(
                 _make(checkpoint, folder, precision, wide_precision, report)
     except OSError as error:
         raise CacheError(
-            f"The exported checkpoint could not be written to {folder.parent}: {error.strerror or error}.",
+            f"The exported checkpoint could not be written to {folder.parent}: {why(error)}.",
             state="Nothing was kept of it.",
             hint="Free some space there, or name another folder with STUDIO_CACHE.",
         ) from error

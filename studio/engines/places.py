@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 import httpx
 
 from studio.engines.index import INDEX, MOST_INDEX_BYTES
-from studio.errors import BuildCancelled, FetchError
+from studio.errors import BuildCancelled, FetchError, why
 
 CHUNK = 1 << 20
 ATTEMPTS = 4
@@ -77,7 +77,7 @@ class Folder:
             yield
         except OSError as error:
             raise FetchError(
-                f"{self.name} cannot be read: {error.strerror or error}.",
+                f"{self.name} cannot be read: {why(error)}.",
                 state="Nothing was taken from there.",
             ) from error
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from studio.errors import SettingsError, why
-from studio.server.container.image import requirements
+from studio.server.container.image import NEWEST_CUDA, requirements
 from studio.server.repository import Repository
 from triton_models.diffusion.manifest import Engine
 
@@ -39,9 +39,8 @@ def write(folder: Path, repository: Repository, gpu: bool) -> None:
             threads=0,
         )
         inside.write(folder / "models")
-        (folder / "requirements.txt").write_text(
-            "\n".join([*requirements("13" if gpu else None), ""]), encoding="utf-8"
-        )
+        wanted = requirements(NEWEST_CUDA if gpu else None)
+        (folder / "requirements.txt").write_text("\n".join([*wanted, ""]), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)  # it was empty, or not there
         raise SettingsError(

@@ -32,7 +32,8 @@ PULL_ATTEMPTS = 3
 IMPORTED = ("tokenizers", "onnxruntime")
 IMPORTED_WITH_GPU = ("tokenizers", "onnxruntime-gpu", "cuda-python")
 # By the image's CUDA, whose driver this is; the newer one as in pyproject.toml.
-CUDA_PYTHON_VERSIONS = {"12": "12.9.4", "13": "13.0.3"}
+NEWEST_CUDA = "13"
+CUDA_PYTHON_VERSIONS = {"12": "12.9.4", NEWEST_CUDA: "13.0.3"}
 
 # Runs in the base image and prints what it holds: its Python, TensorRT's exact version and packages.
 PROBE = """
@@ -65,7 +66,7 @@ class Image:
 
     def missing(self, gpu: bool) -> list[str]:
         """The pip requirements that the models need, on a GPU or on the CPU, and this image lacks."""
-        wanted = requirements((self.cuda or "13") if gpu else None)
+        wanted = requirements((self.cuda or NEWEST_CUDA) if gpu else None)
         if gpu and self.tensorrt:
             wanted.append(f"tensorrt-cu{self.cuda}=={self.tensorrt}")
         if not gpu and (version := installed(OPENVINO)):
@@ -199,5 +200,5 @@ def _split(reference: str) -> tuple[str, str]:
 
 def _our_version(name: str, cuda: str | None) -> str:
     if name == "cuda-python":
-        return CUDA_PYTHON_VERSIONS[cuda or "13"]
+        return CUDA_PYTHON_VERSIONS[cuda or NEWEST_CUDA]
     return importlib.metadata.version(name.removesuffix("-gpu"))
