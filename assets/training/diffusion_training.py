@@ -38,18 +38,18 @@ Save = Callable[[nn.Module, nn.Module], None]
 class Trainee:
     """Both networks, three times: float32 weights, a copy that computes, an average to keep.
 
-    On a CPU the UNet is compiled, and attention is plain products of matrices in both: the backward pass of
-    torch's fused attention took a third of a step there.
+    The UNet is compiled. On a CPU attention is plain products of matrices in both networks: the backward pass
+    of torch's fused attention took a third of a step there.
     """
 
     def __init__(self, text_encoder: nn.Module, unet: nn.Module, device: str) -> None:
         self.weights = nn.ModuleList([text_encoder, unet]).to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.weights).requires_grad_(False)
         self.working = copy.deepcopy(self.weights).to(arithmetic(device))
+        self.working[1].compile(dynamic=False)
         if device == "cpu":
             self.working[0].set_attn_implementation("eager")
             self.working[1].set_attn_processor(AttnProcessor())
-            self.working[1].compile(dynamic=False)
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(),
             lr=PEAK_RATE,
@@ -103,6 +103,7 @@ def train_diffusion(
     while not all(store.filled):
         store.add(pending.get(), vae)
     peak_rate = PEAK_RATE * math.sqrt(batch / PEAK_RATE_BATCH)
+    batch -= batch % TURNS  # every step alike, to compile once
     start = saved = time.monotonic()
     step, progress = 0, 0.0
     while progress < 1:
@@ -149,7 +150,9 @@ def _loss(
     sigma = (1 - kept[timesteps]).sqrt()[:, None, None, None]
     noise = torch.randn_like(latents[::turns]).repeat_interleave(turns, 0)
     noisy = (signal * latents + sigma * noise).to(unet.dtype, memory_format=torch.channels_last)
-    predicted = unet(noisy, timesteps, text_encoder(tokens)[0]).sample
+    square = noisy.shape[-1] == noisy.shape[-2]
+    predict = unet if square else unet.forward  # compiling takes longer than it saves for one step in ten
+    predicted = predict(noisy, timesteps, text_encoder(tokens)[0]).sample
     errors = predicted.float() - (signal * noise - sigma * latents)
     if turns > 1:
         rows = errors.unflatten(0, (-1, turns))

@@ -9,7 +9,7 @@
 #   h200.sh diffusers    the same requests by diffusers, eager and compiled
 #   h200.sh all          all of them after the kit, one after the other
 #
-# BUNDLED is the bundled checkpoint's float16 export and PICTURES what a CPU drew with its float32 export:
+# BUNDLED is the bundled checkpoint's float16 export, after native_norms.py, and PICTURES what a CPU drew with its float32 export:
 #   python tests/gpu/serve.py pictures FLOAT32_EXPORT --cache CACHE --pixels 256 --engine onnxruntime --file PICTURES
 # All that is made stays in WORK; figures and logs are copied to OUT.
 set -euo pipefail
@@ -52,6 +52,7 @@ case $1 in
   export)
     python3 "$here/sd15.py" write "$WORK/sd15"
     python3 "$here/sd15.py" export "$WORK/sd15" "$WORK/export"
+    python3 "$here/native_norms.py" "$(sd15)"
     ;;
   diffusers)
     python3 "$here/sd15.py" diffusers "$WORK/sd15" "$OUT/diffusers.json"

@@ -91,15 +91,10 @@ class Build:
             self._pin_float32()
 
     def _prefer_native_normalization(self, parser: Any) -> None:
-        """Before TensorRT 10, group norms became a plugin that needs cuDNN and reads fp16 weights as fp32.
-
-        The flag that says otherwise had another name in 8.6.0.
-        """
+        """Before TensorRT 10, group norms became a plugin that needs cuDNN and reads fp16 weights as fp32."""
         known = getattr(self.trt, "OnnxParserFlag", None)
-        for name in ("NATIVE_INSTANCENORM", "VERSION_COMPATIBLE"):
-            if hasattr(known, name):
-                parser.set_flag(getattr(known, name))
-                return
+        if hasattr(known, "NATIVE_INSTANCENORM"):
+            parser.set_flag(known.NATIVE_INSTANCENORM)
 
     def _pin_float32(self) -> None:
         """Keep the sampler's arithmetic in float32 where the builder is free to choose otherwise."""
