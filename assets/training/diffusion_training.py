@@ -145,7 +145,7 @@ def _loss(
     is not about the side, and would drown it. Salimans and Ho, Progressive Distillation, 2022, section 2.3.
     """
     text_encoder, unet = networks
-    timesteps = (levels * len(kept)).long().repeat_interleave(turns)
+    timesteps = (levels * len(kept)).long().clamp(max=len(kept) - 1).repeat_interleave(turns)
     signal = kept[timesteps].sqrt()[:, None, None, None]
     sigma = (1 - kept[timesteps]).sqrt()[:, None, None, None]
     noise = torch.randn_like(latents[::turns]).repeat_interleave(turns, 0)
@@ -161,7 +161,7 @@ def _loss(
 
 
 def _spread(count: int, device: str) -> torch.Tensor:
-    """Random numbers in [0, 1), one in each of `count` equal parts."""
+    """Random numbers from 0 to 1 (which rounding can reach), one in each of `count` equal parts."""
     return (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
 
 

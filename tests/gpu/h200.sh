@@ -3,8 +3,7 @@
 #
 #   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and requirements.txt, from a packed kit (README.md)
 #   h200.sh export       SD 1.5's geometry with random weights as a checkpoint and as ONNX (any Python with torch)
-#   h200.sh first        its denoiser's engine at 512 x 512, alone on the GPU, so that nothing disturbs its timing
-#   h200.sh rest         every other engine: SD 1.5's, its denoiser for batch 4, the bundled checkpoint's
+#   h200.sh build        every engine, at most three at once: more would spoil each other's timing (README.md)
 #   h200.sh measure      end to end through Triton, each engine alone, and the bundled checkpoint's pictures
 #   h200.sh diffusers    the same requests by diffusers, eager and compiled
 #   h200.sh all          all of them after the kit, one after the other
@@ -58,23 +57,21 @@ case $1 in
     python3 "$here/sd15.py" diffusers "$WORK/sd15" "$OUT/diffusers.json"
     ;;
   all)
-    for stage in export first rest measure diffusers; do date; "$0" "$stage"; done
+    for stage in export build measure diffusers; do date; "$0" "$stage"; done
     ;;
   kit)
     mkdir -p "$WORK/packed" && cat "$2"/part.* | tar -xf - -C "$WORK/packed"
     "$WORK/packed/unpack.sh" "$kit"
     teach_python310
     ;;
-  first)
-    serve build "$(sd15)" --only denoiser --level "$LEVEL"
-    ;;
-  rest)
-    serve build "$(sd15)" --only vae_decoder --level "$LEVEL"
+  build)
+    serve build "$(sd15)" --only denoiser --level "$LEVEL" & denoiser=$!
+    serve build "$(sd15)" --only vae_decoder --level "$LEVEL" & decoder=$!
+    serve build "$(sd15)" --only text_encoder vae_encoder --level "$LEVEL"
+    wait "$decoder"
+    serve build "$BUNDLED" --pixels 256 --level "$LEVEL"
     serve build "$(sd15)" --batch 4 --only denoiser --batch-level "$BATCH_LEVEL"
-    # Side by side, since how fast these are hardly shows.
-    serve build "$(sd15)" --only text_encoder vae_encoder --level "$LEVEL" & sd15=$!
-    serve build "$BUNDLED" --pixels 256 --level "$LEVEL" & bundled=$!
-    wait "$sd15" && wait "$bundled"
+    wait "$denoiser"
     ;;
   measure)
     (. "$kit/env.sh" && cd "$here/../.." && python3 -m studio.cli doctor || true)
