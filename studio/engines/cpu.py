@@ -29,7 +29,7 @@ OPENVINO_HAS = {
 }
 MAX_DIFFERENCE = 4.0  # mean over the pixels of a picture, of 255
 TRIAL_SECONDS = 900
-TRIAL = 2  # of the trial itself: raise it and every checkpoint is tried again
+TRIAL = 3  # of the trial itself: raise it and every checkpoint is tried again
 
 Judge = Callable[[Path, int, Report], "Likeness"]
 

@@ -1,8 +1,9 @@
 """Make TensorRT 8.6.0 read group norms as layers of its own: ``native_norms.py ONNX_FOLDER``.
 
-Its ONNX parser turns each InstanceNormalization, which is how a group norm is exported, into a plugin that needs
-cuDNN. Later releases can be told otherwise (``OnnxParserFlag.NATIVE_INSTANCENORM``); 8.6.0 has that switch in C++
-alone. GroupNormalization it always reads as a layer of its own, and with no groups given that is the same thing.
+Its ONNX parser turns each InstanceNormalization, which is how a group norm is exported, into a plugin
+that needs cuDNN. Later releases can be told otherwise (``OnnxParserFlag.NATIVE_INSTANCENORM``); 8.6.0
+has that switch in C++ alone. GroupNormalization it always reads as a layer of its own, and with no
+groups given that is the same thing.
 """
 
 from __future__ import annotations
