@@ -92,9 +92,9 @@ class Build:
 
     def _prefer_native_normalization(self, parser: Any) -> None:
         """Before TensorRT 10, group norms became a plugin that needs cuDNN and reads fp16 weights as fp32."""
-        known = getattr(self.trt, "OnnxParserFlag", None)
-        if hasattr(known, "NATIVE_INSTANCENORM"):
-            parser.set_flag(known.NATIVE_INSTANCENORM)
+        flag = getattr(getattr(self.trt, "OnnxParserFlag", None), "NATIVE_INSTANCENORM", None)
+        if flag is not None:
+            parser.set_flag(flag)
 
     def _pin_float32(self) -> None:
         """Keep the sampler's arithmetic in float32 where the builder is free to choose otherwise."""
