@@ -273,6 +273,7 @@ def test_the_next_start_sweeps_what_even_the_keeper_could_not(
         assert (own_temp / folder).exists()
         (leftovers.SHARED_MEMORY / f"{folder}-orphan").touch()
         orphan = subprocess.Popen(["sleep", "600"], env={leftovers.MARK: folder})
+        assert eventually(lambda: orphan.pid in _pids_of(folder), 10)  # a starting process has no environment
 
         # A dying process lets go of its lock a moment after it is seen no more.
         assert eventually(lambda: leftovers.sweep() or orphan.poll() is not None, 10)
