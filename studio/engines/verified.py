@@ -14,7 +14,7 @@ ALWAYS_HASHED_BYTES = 64 << 20
 
 def seal(folder: Path) -> None:
     """Write the checksum of every file in ``folder`` to ``SHA256SUMS``."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (SUMS, SEEN))
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 

@@ -8,7 +8,8 @@
 #   h200.sh diffusers    the same requests by diffusers, eager and compiled
 #   h200.sh all          all of them after the kit, one after the other
 #
-# BUNDLED is the bundled checkpoint's float16 export, after native_norms.py, and PICTURES what a CPU drew with its float32 export:
+# BUNDLED is the bundled checkpoint's float16 export, after native_norms.py, and PICTURES what a CPU drew with its
+# float32 export:
 #   python tests/gpu/serve.py pictures FLOAT32_EXPORT --cache CACHE --pixels 256 --engine onnxruntime --file PICTURES
 # All that is made stays in WORK; figures and logs are copied to OUT.
 set -euo pipefail
