@@ -3,7 +3,7 @@
 #
 #   h200.sh kit PARTS    CPython 3.10 with TensorRT 8.6, Triton and requirements.txt, from a packed kit (README.md)
 #   h200.sh export       SD 1.5's geometry with random weights as a checkpoint and as ONNX (any Python with torch)
-#   h200.sh build        every engine, at most three at once: more would spoil each other's timing (README.md)
+#   h200.sh build        every engine, at most four at once: more would spoil each other's timing (README.md)
 #   h200.sh measure      end to end through Triton, each engine alone, and the bundled checkpoint's pictures
 #   h200.sh diffusers    the same requests by diffusers, eager and compiled
 #   h200.sh all          all of them after the kit, one after the other
@@ -16,7 +16,7 @@ set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 WORK=${WORK:-/tmp/h200} OUT=${OUT:-/tmp/h200/out}
 BUNDLED=${BUNDLED:-$WORK/bundled} PICTURES=${PICTURES:-$WORK/pictures.npz}
-LEVEL=${LEVEL:-3} BATCH_LEVEL=${BATCH_LEVEL:-1}
+LEVEL=${LEVEL:-3} BATCH_LEVEL=${BATCH_LEVEL:-3}
 kit=$WORK/kit cache=$WORK/cache
 mkdir -p "$WORK" "$OUT" "$cache"
 
@@ -66,13 +66,12 @@ case $1 in
     teach_python310
     ;;
   build)
-    serve build "$(sd15)" --only denoiser --level "$LEVEL" & denoiser=$!
-    serve build "$(sd15)" --only vae_decoder --level "$LEVEL" & decoder=$!
+    serve build "$(sd15)" --only denoiser --level "$LEVEL" & builds=($!)
+    serve build "$(sd15)" --only denoiser --batch 4 --batch-level "$BATCH_LEVEL" & builds+=($!)
+    serve build "$(sd15)" --only vae_decoder --level "$LEVEL" & builds+=($!)
     serve build "$(sd15)" --only text_encoder vae_encoder --level "$LEVEL"
-    wait "$decoder"
     serve build "$BUNDLED" --pixels 256 --level "$LEVEL"
-    serve build "$(sd15)" --batch 4 --only denoiser --batch-level "$BATCH_LEVEL"
-    wait "$denoiser"
+    for build in "${builds[@]}"; do wait "$build"; done
     ;;
   measure)
     (. "$kit/env.sh" && cd "$here/../.." && python3 -m studio.cli doctor || true)
