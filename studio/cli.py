@@ -15,6 +15,7 @@ from studio.errors import Cancelled, RequestError, SettingsError, StudioError
 from studio.request import ImageRequest
 from studio.settings import Settings
 from studio.terminal import Terminal
+from studio.venv.state import state
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -146,7 +147,12 @@ def _test(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> 
 
 
 def _install(asked: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
-    terminal.line(f"Installed: {', '.join(asked.extra)}.")  # launcher.py did it on the way here
+    if state(asked.extra) != "ready":  # launcher.py installs on the way here, when it sees the command
+        raise SettingsError(
+            "Nothing was installed: an option stands before the command.",
+            hint=f"Type: python launcher.py install {' '.join(asked.extra)}",
+        )
+    terminal.line(f"Installed: {', '.join(asked.extra)}.")
     return 0
 
 

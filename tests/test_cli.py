@@ -50,6 +50,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_install_never_says_installed_when_it_is_not() -> None:
+    done = run("--log-level", "info", "install", "tensorrt-rtx")
+    assert done.returncode == 2
+    assert "Nothing was installed" in done.stderr
+    assert "python launcher.py install tensorrt-rtx" in done.stderr
+
+
 def test_every_knob_is_an_option() -> None:
     text = parser().format_help()
     assert [knob.name for knob in dataclass_fields(Settings) if option(knob) not in text] == []

@@ -178,4 +178,5 @@ def as_unusable() -> Iterator[None]:
     except OSError as error:
         raise EngineUnusable(f"it cannot be read ({error})") from error
     except CudaError as error:
-        raise EngineUnusable(f"the GPU failed ({error})") from error
+        # Some failures end CUDA for this process, which only a new one gets over.
+        raise EngineUnusable(f"the GPU failed ({error}); a restart of the studio may help") from error
