@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # A1111 draws its seeds from 32 bits too, so a seed can be carried between the two.
 SEED_BITS = 32
+CANCEL_CHECK_SECONDS = 0.05
 
 
 class Client(Protocol):
@@ -139,11 +141,20 @@ class Studio:
         except ServerLostError as lost:
             logger.warning("The server was lost under a request: %s", lost)
         yield Progress("restart")
-        self._server.restore()
+        self._restore(cancel)
         self.close()
+        return (yield from self._stream(request, cancel))
+
+    def _restore(self, cancel: threading.Event) -> None:
+        """Wait until the server is back, but not longer than for ``cancel``: it comes back all the same."""
+        apart = ThreadPoolExecutor(1, "restore")
+        restored = apart.submit(self._server.restore)
+        apart.shutdown(wait=False)
+        while not cancel.is_set() and wait([restored], CANCEL_CHECK_SECONDS).not_done:
+            continue
         if cancel.is_set():
             raise Cancelled("Cancelled.")
-        return (yield from self._stream(request, cancel))
+        restored.result()
 
     def _stream(
         self, request: ImageRequest, cancel: threading.Event

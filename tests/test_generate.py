@@ -117,6 +117,19 @@ def test_cancel_while_the_server_restarts_does_not_draw_again(history):
     assert len(client.asked) == 1
 
 
+def test_cancel_does_not_wait_for_the_server_to_be_back(history):
+    cancel, back = threading.Event(), threading.Event()
+    client, server = FakeClient(faults=[lost()]), FakeServer()
+    server.restore = back.wait
+    line = studio(history, client, server).generate(ASKED, cancel)
+    assert Progress("restart") in (next(line) for _ in range(2))
+    cancel.set()
+    with pytest.raises(Cancelled):
+        next(line)
+    assert not back.is_set()
+    back.set()
+
+
 def test_the_start_image_is_fitted_to_the_size_drawn(history):
     client = FakeClient()
     image = np.zeros((100, 300, 3), np.uint8)
