@@ -39,7 +39,7 @@ def create(studio: Studio, jobs: Jobs, page: gr.Blocks, engines: Engines | None 
         with gr.Column(elem_id="ask"):
             prompt = gr.Textbox(
                 label="Prompt",
-                placeholder="A red lighthouse by the sea at sunset",
+                placeholder="A violet house in the middle of the woods at sunset",
                 lines=3,
                 max_lines=10,
                 autofocus=True,

@@ -20,10 +20,10 @@ from studio.ui.gallery import file_url
 from studio.ui.waterfall import NAMES, seconds, summary
 
 EXAMPLES = (
-    "a red lighthouse by the sea at sunset",
+    "a violet house in the middle of the woods at sunset",
     "two yellow balloons over snowy mountains at dawn",
-    "a blue tent by a lake at night, pine trees",
-    "a pink cat in a meadow, cherry trees, rose tones",
+    "a blue tent on the left by a lake at night, pine trees",
+    "a pink cat on the right in a meadow, cherry trees, rose tones",
 )
 
 

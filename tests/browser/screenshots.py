@@ -17,13 +17,13 @@ FOLDER = Path(__file__).parents[2] / "assets" / "screenshots"
 MAX_BYTES = 300_000
 SLOW = 180_000  # milliseconds
 PROMPTS = (
-    "a pink cat in a meadow, cherry trees",
+    "a pink cat on the right in a meadow, cherry trees",
     "two yellow balloons over snowy mountains at dawn",
-    "a blue tent by a lake at night, pine trees",
-    "a green boat on the ocean, rain",
-    "a red mushroom in a forest, golden tones",
-    "a purple kite over the desert by day",
-    "a white whale, the sea at night",
+    "a blue tent on the left by a lake at night, pine trees",
+    "a green boat in the middle of the ocean, rain",
+    "three red mushrooms in a forest, golden tones",
+    "a purple kite on the left over the desert by day",
+    "a blue whale on the right, the sea at night",
 )
 
 
@@ -38,7 +38,7 @@ def main(url: str) -> None:
         keep(page, "welcome.png")
         for words in PROMPTS:
             draw(page, words)
-        draw(page, "a red lighthouse by the sea at sunset")
+        draw(page, "a violet house in the middle of the woods at sunset")
         keep(page, "finished.png")
         batch_from_a_picture(opened(browser, url, "dark"))
         drawing(opened(browser, url, "dark"))
@@ -84,7 +84,7 @@ def batch_from_a_picture(page: Page) -> None:
     page.wait_for_selector("#start img")
     page.locator("#count input[type=number]").fill("4")
     page.locator("#strength input[type=number]").fill("0.9")
-    draw(page, "a red lighthouse by the sea at night")
+    draw(page, "a violet house in the middle of the woods at night")
     keep(page, "start-image.png")
 
 
