@@ -75,7 +75,8 @@ def test_every_runtime_walks_alike(exported: Path, info: ModelInfo, flavour: str
     )
 
     assert timings.engine == f"{flavour} {precision}"
-    tolerance = 0.05 if precision == "bf16" else 1e-4
+    # bfloat16 has eight bits, and guidance of 5 makes nine times as much of what they leave out.
+    tolerance = 0.2 if precision == "bf16" else 1e-4
     assert np.abs(walked - reference).mean() / np.abs(reference).mean() < tolerance
 
 
