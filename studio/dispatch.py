@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from studio.client import CANCEL_CHECK_SECONDS
 from studio.errors import Cancelled
 from studio.generate import Studio
 from studio.request import ImageRequest, ImageResult, Progress
@@ -16,7 +17,6 @@ from studio.request import ImageRequest, ImageResult, Progress
 WITHOUT_ENGINE = 4.0
 # How much the newest picture counts in a GPU's measured pace.
 NEWEST_WEIGHT = 0.5
-CANCEL_CHECK_SECONDS = 0.05
 
 
 @dataclass(eq=False)

@@ -7,13 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from studio.client import RawResult, TritonClient
+from studio.client import CANCEL_CHECK_SECONDS, RawResult, TritonClient
 from studio.errors import Cancelled, SaveError, ServerLostError
 from studio.history import History
 from studio.image import fit
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 # A1111 draws its seeds from 32 bits too, so a seed can be carried between the two.
 SEED_BITS = 32
-CANCEL_CHECK_SECONDS = 0.05
 
 
 class Client(Protocol):
@@ -147,9 +146,9 @@ class Studio:
 
     def _restore(self, cancel: threading.Event) -> None:
         """Wait until the server is back, but not longer than for ``cancel``: it comes back all the same."""
-        apart = ThreadPoolExecutor(1, "restore")
-        restored = apart.submit(self._server.restore)
-        apart.shutdown(wait=False)
+        restored: Future[None] = Future()
+        # A daemon, unlike an executor's threads: a program that ends does not wait for it.
+        threading.Thread(target=_settle, args=(restored, self._server.restore), daemon=True).start()
         while not cancel.is_set() and wait([restored], CANCEL_CHECK_SECONDS).not_done:
             continue
         if cancel.is_set():
@@ -190,6 +189,15 @@ class Studio:
         ended = time.perf_counter()
         spans = (*result.spans, Span("save", began - asked_at, ended - began))
         return replace(result, spans=spans, files=tuple(files), warnings=tuple(dict.fromkeys(warnings)))
+
+
+def _settle(future: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception as error:  # for whoever waits
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 class _Pace:

@@ -1,6 +1,10 @@
 """The line: what it yields, keeps, retries and says, against a scripted client."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from studio.generate import Studio
 from studio.history import History
 from studio.image import read_text
 from studio.request import ImageRequest, ImageResult, Progress
+from studio.settings import CHECKOUT
 
 ASKED = ImageRequest("a red house", steps=5, seed=7)
 
@@ -128,6 +133,39 @@ def test_cancel_does_not_wait_for_the_server_to_be_back(history):
         next(line)
     assert not back.is_set()
     back.set()
+
+
+def test_a_program_that_ends_does_not_wait_for_the_server_to_be_back(tmp_path):
+    code = f"""
+import threading
+from pathlib import Path
+from fakes import MODEL, FakeClient, FakeServer
+from studio.errors import Cancelled, ServerLostError
+from studio.generate import Studio
+from studio.history import History
+from studio.request import ImageRequest
+
+server, cancel = FakeServer(), threading.Event()
+server.restore = threading.Event().wait
+client = FakeClient(faults=[ServerLostError("gone")])
+history = History(Path({str(tmp_path)!r}))
+line = Studio(server, MODEL, history, lambda address: client).generate(ImageRequest("x"), cancel)
+threading.Timer(0.2, cancel.set).start()
+try:
+    list(line)
+except Cancelled:
+    print("cancelled")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.stdout == "cancelled\n", done.stderr
 
 
 def test_the_start_image_is_fitted_to_the_size_drawn(history):
