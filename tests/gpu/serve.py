@@ -35,7 +35,7 @@ from studio.client import RawResult, TritonClient  # noqa: E402
 from studio.engines import flavour  # noqa: E402
 from studio.engines.build import build  # noqa: E402
 from studio.engines.cache import EngineCache  # noqa: E402
-from studio.engines.components import COMPONENTS, DENOISER  # noqa: E402
+from studio.engines.components import COMPONENTS, DENOISER, Component  # noqa: E402
 from studio.engines.entry import Entry  # noqa: E402
 from studio.engines.key import Profile, Target  # noqa: E402
 from studio.engines.measure import random_inputs  # noqa: E402
@@ -192,14 +192,13 @@ def alone(given: argparse.Namespace, of: Mapping[str, Sequence[Engine]], batch: 
         at_once = batch if component == DENOISER else 1
         only = EngineSet(component.name, list(of[component.name]), str(given.folder), given.threads)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            seconds = process.submit(time_engine, only, at_once, given.pixels // 8).result()
+            seconds = process.submit(time_engine, component, only, at_once, given.pixels // 8).result()
         times["step" if component == DENOISER else component.name.replace("_", " ")] = seconds
     return times
 
 
-def time_engine(only: EngineSet, batch: int, latents: int) -> float:
+def time_engine(component: Component, only: EngineSet, batch: int, latents: int) -> float:
     """Seconds of one run of a component's engine, or of one step of the denoiser's."""
-    component = next(component for component in COMPONENTS if component.name == only.component)
     info = ModelInfo.load(only.info_folder)
     runner = Engines(only).pick(batch, latents, latents).runner
     inputs = random_inputs(component, (batch, latents, latents), info)
